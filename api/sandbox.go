@@ -1,0 +1,100 @@
+// Package api holds the wire types of Atoll: the REST and JSON-RPC surfaces
+// that the official Deno Sandbox SDKs speak, and Atoll's extensions of them.
+//
+// It imports the standard library only, so that a client pulls in nothing
+// else. What stands here is API: names and codes change on purpose only.
+package api
+
+import "encoding/json"
+
+// Header names of the sandbox API.
+const (
+	HeaderConfig    = "X-Deno-Sandbox-Config" // base64 JSON of SandboxConfig
+	HeaderSandboxID = "X-Deno-Sandbox-Id"
+	HeaderTraceID   = "X-Deno-Trace-Id"
+	HeaderOrg       = "X-Deno-Org"
+)
+
+// Limits and defaults of the platform. An operator can raise the limits.
+const (
+	DefaultMemoryMiB = 1280
+	MinMemoryMiB     = 768
+	MaxMemoryMiB     = 4096
+	DefaultCPUs      = 2
+	DefaultDiskBytes = 10 << 30
+	MaxLabels        = 5
+	MaxLabelKey      = 64  // bytes
+	MaxLabelValue    = 128 // bytes
+	MaxExtendMinutes = 30
+)
+
+// SandboxConfig is what the create call's configuration header carries. The
+// JavaScript SDK sends StopAtMS and a list of volumes, the Python SDK Timeout,
+// Env and a map of volumes: both are read.
+type SandboxConfig struct {
+	StopAtMS  *int64            `json:"stop_at_ms,omitempty"` // milliseconds since 1970
+	Timeout   string            `json:"timeout,omitempty"`    // "session", "30s", "15m"
+	MemoryMB  *int              `json:"memory_mb,omitempty"`  // MiB
+	Labels    map[string]string `json:"labels,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	Root      json.RawMessage   `json:"root,omitempty"`
+	Volumes   json.RawMessage   `json:"volumes,omitempty"`
+	AllowNet  *[]string         `json:"allow_net,omitempty"`
+	Secrets   json.RawMessage   `json:"secrets,omitempty"`
+	Region    string            `json:"region,omitempty"`
+	SSH       *bool             `json:"ssh,omitempty"`
+	Port      *int              `json:"port,omitempty"`
+	Debug     *bool             `json:"debug,omitempty"` // the client's own; ignored
+	Isolation string            `json:"isolation,omitempty"`
+}
+
+// Sandbox status values.
+const (
+	StatusRunning = "running"
+	StatusStopped = "stopped"
+)
+
+// Sandbox describes a sandbox in listings. The fields after Labels are
+// Atoll's own.
+type Sandbox struct {
+	ID        string            `json:"id"`
+	CreatedAt Date              `json:"createdAt"`
+	StoppedAt *Date             `json:"stoppedAt"`
+	Region    string            `json:"region"`
+	Status    string            `json:"status"`
+	Labels    map[string]string `json:"labels"`
+
+	MemoryMiB  int    `json:"memoryMiB"`
+	Isolation  string `json:"isolation"`
+	Timeout    string `json:"timeout"`    // "session" or "duration"
+	StopAt     *Date  `json:"stopAt"`     // nil for "session"
+	StopReason string `json:"stopReason"` // empty while it runs
+}
+
+// Reasons why a sandbox stopped, in Sandbox.StopReason and, as text, in the
+// WebSocket close frame.
+const (
+	StopSessionClosed = "session_closed" // its primary client left
+	StopTimeout       = "timeout"        // its lifetime ended
+	StopKilled        = "killed"         // by request
+	StopOOM           = "oom"            // the whole machine ran out of memory
+	StopCrashed       = "crashed"        // the machine or its shim died
+	StopShutdown      = "shutdown"       // the operator stopped the server with its sandboxes
+	StopFailed        = "start_failed"   // it never ran
+)
+
+// PatchSandbox extends a sandbox's lifetime.
+type PatchSandbox struct {
+	StopAtMS *int64 `json:"stop_at_ms"`
+}
+
+// PatchSandboxResult is the lifetime that was granted.
+type PatchSandboxResult struct {
+	StopAtMS int64 `json:"stop_at_ms"`
+}
+
+// Error is the body of every failed HTTP call.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}

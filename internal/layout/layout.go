@@ -1,0 +1,59 @@
+// Package layout names every file and directory that Atoll keeps on disk.
+//
+// Names are API: an operator's backup, a newer daemon and a running shim all
+// rely on them. Nothing outside this package joins such a path by hand.
+package layout
+
+import "path/filepath"
+
+// Data is the data directory of one server: what must survive a reboot.
+type Data struct{ Dir string }
+
+// Database is the SQLite store.
+func (d Data) Database() string { return filepath.Join(d.Dir, "atoll.db") }
+
+// TokenFile holds the organisation token made on first start, mode 0600.
+func (d Data) TokenFile() string { return filepath.Join(d.Dir, "token") }
+
+// EndpointFile holds the base URL of the running server, for `atoll env`.
+func (d Data) EndpointFile() string { return filepath.Join(d.Dir, "endpoint") }
+
+// LockFile is locked by the one daemon that owns the directory.
+func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }
+
+// Images is where images are kept when no image directory is configured.
+func (d Data) Images() string { return filepath.Join(d.Dir, "images") }
+
+// Sandboxes holds one directory per live sandbox.
+func (d Data) Sandboxes() string { return filepath.Join(d.Dir, "sandboxes") }
+
+// Sandbox is the directory of one live sandbox.
+func (d Data) Sandbox(id string) Sandbox {
+	return Sandbox{Dir: filepath.Join(d.Sandboxes(), id)}
+}
+
+// Sandbox is the private directory of one live sandbox, mode 0700. It is made
+// before the shim starts and removed when the sandbox is destroyed.
+type Sandbox struct{ Dir string }
+
+// Socket is the shim's Unix socket.
+func (s Sandbox) Socket() string { return filepath.Join(s.Dir, "shim.sock") }
+
+// State is what the shim wrote about itself and its machine, as JSON. It
+// holds no secrets.
+func (s Sandbox) State() string { return filepath.Join(s.Dir, "state.json") }
+
+// Log is the shim's log.
+func (s Sandbox) Log() string { return filepath.Join(s.Dir, "shim.log") }
+
+// Machine is the driver's own directory.
+func (s Sandbox) Machine() string { return filepath.Join(s.Dir, "machine") }
+
+// Image names the files of one image below an image directory.
+type Image struct{ Dir, Name string }
+
+// File is the EROFS root file system.
+func (i Image) File() string { return filepath.Join(i.Dir, i.Name+".erofs") }
+
+// Metadata describes it, as JSON.
+func (i Image) Metadata() string { return filepath.Join(i.Dir, i.Name+".json") }

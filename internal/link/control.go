@@ -1,0 +1,65 @@
+package link
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+const maxControl = 4 << 20 // bytes in one control message
+
+// Config personalises a machine: the first message on the control stream,
+// from shim to agent. It holds no secret.
+type Config struct {
+	Generation  uint32            `json:"generation"`
+	Hostname    string            `json:"hostname"`
+	Env         map[string]string `json:"env,omitempty"`        // added to every process's environment
+	ExtraRoots  string            `json:"extraRoots,omitempty"` // PEM certificates for the trust store
+	Nameservers []string          `json:"nameservers,omitempty"`
+	MemoryBytes int64             `json:"memoryBytes"` // the guest's limit; the agent ends the largest process before it is reached
+	TimeUnixNs  int64             `json:"timeUnixNs"`  // the host's clock, for machines whose own stood still
+	UserID      uint32            `json:"uid"`         // of the user that runs code
+	GroupID     uint32            `json:"gid"`         //
+	User        string            `json:"user"`        //
+	Home        string            `json:"home"`        // and its working directory
+	MaxMessage  int               `json:"maxMessage"`  // bytes, from client to agent
+}
+
+// Ready is the agent's answer: it serves from now on.
+type Ready struct {
+	Version string `json:"version"`
+	Error   string `json:"error,omitempty"` // why it can't; set alone
+}
+
+// RPCHeader is the header of a KindRPC stream.
+type RPCHeader struct {
+	// MaxMessage bounds what the agent may send in one message, in bytes:
+	// what this client's WebSocket takes.
+	MaxMessage int `json:"maxMessage"`
+}
+
+// DialHeader is the header of a KindDial stream.
+type DialHeader struct {
+	Port uint16 `json:"port"`
+}
+
+// SendControl writes one control message as JSON.
+func SendControl(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode control message: %w", err)
+	}
+	return WriteMessage(w, b)
+}
+
+// ReceiveControl reads one control message of at most 4 MiB.
+func ReceiveControl(r io.Reader, v any) error {
+	b, err := NewFrameReader(r).ReadMessage(maxControl)
+	if err != nil {
+		return fmt.Errorf("read control message: %w", err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode control message: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+// Package machine is the contract between a shim and the drivers that make
+// isolated Linux machines.
+//
+// A machine runs one sandbox. Its lifetime is bounded by the process that
+// started it: when the shim dies, however it dies, the machine dies too. The
+// machine speaks to its shim over one byte stream, the link, and to the world
+// only over one network card, whose host end is a file descriptor that the
+// shim's gateway owns; the host's kernel never routes for it.
+//
+// Every driver passes the conformance suite in package machinetest.
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Driver makes machines of one kind. Its methods may be called concurrently.
+type Driver interface {
+	// Info describes the driver. It does not change.
+	Info() Info
+
+	// Start makes a machine and runs its agent. It returns once the machine
+	// executes; the agent may still be starting, so the first bytes on the
+	// link can lag behind. Before the first guest instruction runs, Start
+	// calls s.AttachNIC. When Start fails, or ctx ends before it returns,
+	// nothing is left behind. After it returns, ctx has no influence.
+	Start(ctx context.Context, s Spec) (Machine, error)
+
+	// Reattach finds what a crashed shim left of a machine, so that it can be
+	// destroyed. The machine it returns has no link and no network card, and
+	// has usually exited already. It never fails because parts are missing.
+	Reattach(ctx context.Context, st State) (Machine, error)
+}
+
+// Info describes a driver.
+type Info struct {
+	Name     string // "gvisor", "microvm", "fake"
+	Features Features
+}
+
+// Features says which optional powers the driver's machines have. Callers ask
+// this instead of switching on the driver's name.
+type Features struct {
+	Pause bool
+	Fork  bool
+}
+
+// Machine is one running machine. Its methods may be called concurrently.
+type Machine interface {
+	// State is what Reattach needs, and no secret.
+	State() State
+
+	// Link is the byte stream to the agent. It belongs to the caller, who
+	// closes it. Nil after Reattach.
+	Link() net.Conn
+
+	// Exited delivers exactly one Exit and is then closed, so that a second
+	// reader sees the zero Exit.
+	Exited() <-chan Exit
+
+	// Stop ends the machine: first by asking its agent's process to end, then,
+	// when ctx ends or the driver's patience does, by force. It returns when
+	// the machine has exited. It is idempotent.
+	Stop(ctx context.Context) error
+
+	// Destroy ends the machine by force if it still runs and frees everything
+	// that Start made: processes, control groups, namespaces, files. It is
+	// idempotent and works after a crash.
+	Destroy(ctx context.Context) error
+}
+
+// StatsReader is the optional power to measure a machine.
+type StatsReader interface {
+	Stats(ctx context.Context) (Stats, error)
+}
+
+// Stats is a measurement of what a machine uses on its host.
+type Stats struct {
+	MemoryBytes int64         // charged to the machine's control group
+	CPUTime     time.Duration // since start
+	Processes   int           // host processes and threads
+}
+
+// Spec describes a machine to make. It is complete: a driver reads nothing
+// else.
+type Spec struct {
+	ID       string // sandbox id; names the control group and runtime state
+	Dir      string // exists, private to this machine, removed by Destroy
+	Hostname string
+
+	Image Image
+	Agent string // host path of the static agent binary, the guest's PID 1
+
+	MemoryBytes int64 // for the guest; the driver adds its own overhead
+	CPUs        int
+	MaxPIDs     int64 // host-side bound on processes and threads; 0 is the driver's default
+	DiskBytes   int64 // bound on what the guest can write to its root
+
+	Network Network
+
+	// AttachNIC is given the host end of the network card before the guest
+	// runs. The callee owns the file from then on.
+	AttachNIC func(NIC) error
+}
+
+// Image is the read-only root file system.
+type Image struct {
+	File string // host path of an EROFS file
+}
+
+// Network is the guest's view of its network card.
+type Network struct {
+	MTU         int
+	GuestMAC    net.HardwareAddr
+	GatewayMAC  net.HardwareAddr
+	Guest4      netip.Prefix // guest address and prefix length
+	Gateway4    netip.Addr
+	Guest6      netip.Prefix
+	Gateway6    netip.Addr
+	Nameservers []netip.Addr
+}
+
+// NICKind says how frames are read from a NIC's file.
+type NICKind string
+
+// The kinds of NIC.
+const (
+	NICTap    NICKind = "tap"    // one Ethernet frame per read and write
+	NICStream NICKind = "stream" // each frame behind its length, 32 bit big endian
+)
+
+// NIC is the host end of a machine's network card.
+type NIC struct {
+	Kind NICKind
+	File *os.File
+	MTU  int
+}
+
+// State is enough to find a machine again. Detail belongs to the driver.
+type State struct {
+	Driver string          `json:"driver"`
+	ID     string          `json:"id"`
+	Dir    string          `json:"dir"`
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// ExitReason says why a machine ended.
+type ExitReason string
+
+// The reasons.
+const (
+	ExitStopped ExitReason = "stopped" // on request
+	ExitOOM     ExitReason = "oom"     // it reached its memory limit
+	ExitCrashed ExitReason = "crashed" // by itself: agent gone, kernel panic, killed from outside
+)
+
+// Exit is the end of a machine.
+type Exit struct {
+	Reason ExitReason
+	Detail string // for the log and the operator; bounded, may hold guest text
+}
