@@ -1,0 +1,306 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/cgroup"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+const (
+	stopPatience    = 2 * time.Second  // between the polite and the hard end
+	destroyPatience = 20 * time.Second // for the kernel to reap everything
+	tailBytes       = 4 << 10          // of runsc's and the agent's stderr, kept for diagnosis
+)
+
+// gvisorMachine is one sandbox. The process is waited for by one goroutine,
+// wait, which alone writes exit and closes done.
+type gvisorMachine struct {
+	driver *Driver
+	id     string
+	dir    string
+	group  *cgroup.Group
+
+	process *os.Process // set before start returns; nil after Reattach
+	link    net.Conn
+	tail    *tailBuffer
+
+	exitOnce sync.Once
+	exited   chan machine.Exit // buffered, one value, then closed
+	done     chan struct{}     // closed when the process is gone
+
+	mu       sync.Mutex
+	stopping bool // an end was asked for
+
+	destroyMu sync.Mutex
+	destroyed bool
+}
+
+func newMachine(d *Driver, id, dir string) *gvisorMachine {
+	return &gvisorMachine{
+		driver: d, id: id, dir: dir, group: cgroup.Open(id), tail: &tailBuffer{limit: tailBytes},
+		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
+	}
+}
+
+func (m *gvisorMachine) start(ctx context.Context, s machine.Spec) error {
+	for _, dir := range []string{emptyRoot(s.Dir), diskDir(s.Dir), stateDir(s.Dir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make machine directory: %w", err)
+		}
+	}
+	if err := m.group.Create(m.limits(s)); err != nil {
+		return err
+	}
+	started := make(chan error, 1)
+	go m.run(s, started)
+	select {
+	case err := <-started:
+		return err
+	case <-ctx.Done():
+		// The launcher finishes on its own; what it started, Destroy ends.
+		if err := <-started; err != nil {
+			return err
+		}
+		return fmt.Errorf("start runsc: %w", ctx.Err())
+	}
+}
+
+// run owns the thread that starts runsc: it joins the machine's network
+// namespace, and runsc's death signal is tied to it. It therefore lives until
+// runsc has exited, and is never given back to the scheduler.
+func (m *gvisorMachine) run(s machine.Spec, started chan<- error) {
+	runtime.LockOSThread()
+	ns, err := newNamespace(s.Network)
+	if err != nil {
+		m.fail(err, started)
+		return
+	}
+	// The descriptor names the namespace for runsc, which may take a while to
+	// open it: it stays until the end.
+	defer func() { _ = ns.file.Close() }()
+	cmd, err := m.launch(s, ns)
+	if err != nil {
+		m.fail(err, started)
+		return
+	}
+	m.process = cmd.Process
+	started <- nil
+	err = cmd.Wait()
+	m.finish(m.exitOf(err))
+}
+
+func (m *gvisorMachine) fail(err error, started chan<- error) {
+	m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
+	started <- err
+}
+
+func (m *gvisorMachine) launch(s machine.Spec, ns *namespace) (*exec.Cmd, error) {
+	if err := s.AttachNIC(machine.NIC{Kind: machine.NICTap, File: ns.tap, MTU: s.Network.MTU}); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach network card: %w", err), ns.tap.Close())
+	}
+	if err := writeSpec(s, m.group, ns.path()); err != nil {
+		return nil, err
+	}
+	host, guest, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = guest.Close() }()
+	cmd := m.command(s, guest)
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start runsc: %w", err), host.Close())
+	}
+	m.link = host
+	return cmd, nil
+}
+
+func (m *gvisorMachine) command(s machine.Spec, link *os.File) *exec.Cmd {
+	cmd := exec.Command(m.driver.runsc, runscArgs(s)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = "/"
+	cmd.Stderr = m.tail
+	cmd.ExtraFiles = []*os.File{link} // descriptor 3: passedLinkFD
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+func writeSpec(s machine.Spec, group *cgroup.Group, netns string) error {
+	raw, err := json.Marshal(ociSpec(s, group, netns))
+	if err != nil {
+		return fmt.Errorf("encode runtime spec: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, "config.json"), raw, 0o600); err != nil {
+		return fmt.Errorf("write runtime spec: %w", err)
+	}
+	return nil
+}
+
+// socketPair returns the link's host end and the end to pass on.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make link: %w", err)
+	}
+	file := os.NewFile(uintptr(fds[0]), "link")
+	defer func() { _ = file.Close() }()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		_ = unix.Close(fds[1])
+		return nil, nil, fmt.Errorf("make link: %w", err)
+	}
+	return conn, os.NewFile(uintptr(fds[1]), "link-guest"), nil
+}
+
+// exitOf tells why runsc ended.
+func (m *gvisorMachine) exitOf(err error) machine.Exit {
+	detail := "runsc exited"
+	if err != nil {
+		detail = err.Error()
+	}
+	if tail := m.tail.String(); tail != "" {
+		detail += ": " + tail
+	}
+	m.mu.Lock()
+	stopping := m.stopping
+	m.mu.Unlock()
+	switch {
+	case m.group.OOMKills() > 0:
+		return machine.Exit{Reason: machine.ExitOOM, Detail: detail}
+	case stopping:
+		return machine.Exit{Reason: machine.ExitStopped, Detail: detail}
+	default:
+		return machine.Exit{Reason: machine.ExitCrashed, Detail: detail}
+	}
+}
+
+func (m *gvisorMachine) finish(e machine.Exit) {
+	m.exitOnce.Do(func() {
+		m.exited <- e
+		close(m.exited)
+		close(m.done)
+	})
+}
+
+// State is what Reattach needs.
+func (m *gvisorMachine) State() machine.State {
+	return machine.State{Driver: Name, ID: m.id, Dir: m.dir}
+}
+
+// Link is the byte stream to the agent.
+func (m *gvisorMachine) Link() net.Conn { return m.link }
+
+// Exited delivers the machine's end.
+func (m *gvisorMachine) Exited() <-chan machine.Exit { return m.exited }
+
+// Stop asks the agent's process to end, then kills.
+func (m *gvisorMachine) Stop(ctx context.Context) error {
+	m.mu.Lock()
+	m.stopping = true
+	m.mu.Unlock()
+	if m.process != nil {
+		_ = m.process.Signal(unix.SIGTERM) // runsc passes it on to the agent
+		timer := time.NewTimer(stopPatience)
+		defer timer.Stop()
+		select {
+		case <-m.done:
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	return m.kill()
+}
+
+// kill ends every process of the machine and waits for runsc.
+func (m *gvisorMachine) kill() error {
+	m.mu.Lock()
+	m.stopping = true
+	m.mu.Unlock()
+	if m.process == nil {
+		return nil
+	}
+	_ = m.process.Kill()
+	select {
+	case <-m.done:
+		return nil
+	case <-time.After(destroyPatience):
+		return fmt.Errorf("kill runsc: process %d does not end", m.process.Pid)
+	}
+}
+
+// Destroy ends the machine and frees everything.
+func (m *gvisorMachine) Destroy(ctx context.Context) error {
+	m.destroyMu.Lock()
+	defer m.destroyMu.Unlock()
+	if m.destroyed {
+		return nil
+	}
+	err := errors.Join(m.kill(), m.group.Remove(ctx))
+	if err == nil {
+		err = os.RemoveAll(m.dir)
+	}
+	m.destroyed = err == nil
+	return err
+}
+
+// Stats measures the machine's control group.
+func (m *gvisorMachine) Stats(context.Context) (machine.Stats, error) {
+	memory, err := m.group.MemoryBytes()
+	if err != nil {
+		return machine.Stats{}, fmt.Errorf("read memory use: %w", err)
+	}
+	return machine.Stats{MemoryBytes: memory, CPUTime: m.group.CPUTime(), Processes: m.group.Threads()}, nil
+}
+
+var (
+	_ machine.Machine     = (*gvisorMachine)(nil)
+	_ machine.StatsReader = (*gvisorMachine)(nil)
+)
+
+// tailBuffer keeps the last bytes written to it. What the guest's agent
+// prints is hostile: it is bounded here and stripped of control characters.
+type tailBuffer struct {
+	mu    sync.Mutex
+	limit int
+	buf   []byte
+}
+
+// Write never fails.
+func (t *tailBuffer) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p[max(0, len(p)-t.limit):]...)
+	if over := len(t.buf) - t.limit; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tailBuffer) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clean := bytes.Map(func(r rune) rune {
+		if r == '\n' || r >= ' ' && r != 0x7f && r != 0xfffd {
+			return r
+		}
+		return -1
+	}, t.buf)
+	return strings.TrimSpace(string(clean))
+}
