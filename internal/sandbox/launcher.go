@@ -1,0 +1,75 @@
+package sandbox
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+// Launcher starts shims and finds running ones again. Its methods may be
+// called concurrently.
+type Launcher interface {
+	// Launch starts a shim and its machine and returns when the agent
+	// answered. On failure, and when ctx ends first, nothing is left behind.
+	// After it returned, ctx has no influence.
+	Launch(ctx context.Context, spec ShimSpec) (Shim, error)
+
+	// Attach finds the running shim of a sandbox after the daemon restarted.
+	// The error is errs.NotFound when no live shim answers.
+	Attach(ctx context.Context, id string) (Shim, error)
+
+	// Cleanup frees whatever a dead shim left. It is idempotent.
+	Cleanup(ctx context.Context, id string) error
+
+	// Leftovers returns the ids of the sandboxes that have a directory on
+	// disk, live or not.
+	Leftovers(ctx context.Context) ([]string, error)
+}
+
+// Shim is the daemon's view of one running sandbox's shim. Its methods may be
+// called concurrently.
+type Shim interface {
+	// OpenRPC opens a stream to the agent that carries JSON-RPC messages in
+	// link frames. The caller closes it.
+	OpenRPC(ctx context.Context, h link.RPCHeader) (net.Conn, error)
+
+	// Exited delivers one value when the machine or the shim itself ended,
+	// for whatever reason.
+	Exited() <-chan ShimExit
+
+	// Stop ends the machine, politely at first, and the shim. The reason is
+	// one of api.Stop…. It returns when everything is freed, is idempotent
+	// and also works on a shim that has died.
+	Stop(ctx context.Context, reason string) error
+}
+
+// ShimExit is the end of a shim or its machine.
+type ShimExit struct {
+	Reason string // api.StopOOM, api.StopCrashed or api.StopKilled
+	Detail string // for the log; bounded, may hold guest text
+}
+
+// ShimSpec is everything a shim needs to know. It holds no secret yet; when
+// it does, they must not be written anywhere by whoever carries it.
+type ShimSpec struct {
+	ID       string
+	Driver   string // name of the machine driver: "gvisor"
+	Hostname string
+
+	Image       machine.Image
+	MemoryBytes int64
+	DiskBytes   int64
+	CPUs        int
+	MaxPIDs     int64
+
+	Env        map[string]string // added to the environment of every process
+	MaxMessage int               // bytes in one message from a client
+
+	Exceptions    []netip.Prefix        // addresses that are reachable although always refused
+	Resolvers     []netip.AddrPort      // upstream DNS servers; empty is the host's
+	HostOverrides map[string]netip.Addr // names that resolve to a fixed address
+	ExtraRootsPEM string                // certificates added to the guest's trust store
+}
