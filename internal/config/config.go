@@ -1,0 +1,141 @@
+// Package config holds the settings of the server.
+//
+// A setting has one name in three spellings: the key in the TOML file
+// (`max_sandboxes`), the flag (`--max-sandboxes`) and the environment variable
+// (ATOLL_MAX_SANDBOXES). Flags win over the environment, the environment over
+// the file, the file over the default. Unknown keys are refused, and Validate
+// reports every problem at once. The table in settings.go is the only list of
+// settings; documentation, flags and file all come from it.
+package config
+
+import (
+	"net/netip"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/layout"
+)
+
+// Isolation values.
+const (
+	IsolationAuto   = "auto"
+	IsolationGvisor = "gvisor"
+)
+
+// Server is the configuration of `atoll serve`.
+type Server struct {
+	DataDir string
+	Listen  string
+	URL     string   // how clients reach the server; empty is derived from Listen
+	Regions []string // the first is the default
+
+	ImageDir  string // empty is DataDir's own
+	Image     string
+	Isolation string
+
+	Limits           Limits
+	MaxExtend        time.Duration
+	MaxLifetime      time.Duration // 0 is unlimited
+	SessionGrace     time.Duration
+	StopTimeout      time.Duration
+	ClientDeadAfter  time.Duration
+	StoppedRetention time.Duration
+
+	Network Network
+	Log     Log
+
+	AuditMaxMiB int
+}
+
+// Limits bound what sandboxes may take.
+type Limits struct {
+	MemoryMinMiB     int
+	MemoryMaxMiB     int
+	MemoryDefaultMiB int
+	CPUs             int
+	DiskMiB          int
+	PIDs             int
+	Labels           int
+	SandboxesPerOrg  int // 0 is unlimited
+	Sandboxes        int
+	Starts           int // at the same time; 0 is twice the cores
+	FreeMemoryMiB    int // of the host, below which nothing starts
+}
+
+// Network is what the gateway of every sandbox is told.
+type Network struct {
+	Exceptions    []netip.Prefix
+	Resolvers     []netip.AddrPort
+	HostOverrides map[string]netip.Addr
+	ExtraRoots    string // path of a PEM file
+}
+
+// Log says how the server logs.
+type Log struct {
+	Level  string
+	Format string
+}
+
+// Default returns the settings of a server that was told nothing.
+func Default() Server {
+	return Server{
+		DataDir:          "/var/lib/atoll",
+		Listen:           "127.0.0.1:8080",
+		Regions:          []string{"ord"},
+		Image:            "builtin:debian-13",
+		Isolation:        IsolationAuto,
+		Limits:           defaultLimits(),
+		MaxExtend:        api.MaxExtendMinutes * time.Minute,
+		SessionGrace:     time.Minute,
+		StopTimeout:      30 * time.Second,
+		ClientDeadAfter:  time.Minute,
+		StoppedRetention: 24 * time.Hour,
+		Log:              Log{Level: "info", Format: "text"},
+		AuditMaxMiB:      64,
+	}
+}
+
+func defaultLimits() Limits {
+	return Limits{
+		MemoryMinMiB:     api.MinMemoryMiB,
+		MemoryMaxMiB:     api.MaxMemoryMiB,
+		MemoryDefaultMiB: api.DefaultMemoryMiB,
+		CPUs:             api.DefaultCPUs,
+		DiskMiB:          api.DefaultDiskBytes >> 20,
+		PIDs:             4096,
+		Labels:           api.MaxLabels,
+		Sandboxes:        1000,
+		FreeMemoryMiB:    512,
+	}
+}
+
+// Data names the files of the data directory.
+func (s Server) Data() layout.Data { return layout.Data{Dir: s.DataDir} }
+
+// ImageFiles names the files of the configured image. The prefix "builtin:"
+// says who makes an image and is no part of its file name.
+func (s Server) ImageFiles() layout.Image {
+	dir := s.ImageDir
+	if dir == "" {
+		dir = s.Data().Images()
+	}
+	return layout.Image{Dir: dir, Name: strings.TrimPrefix(s.Image, "builtin:")}
+}
+
+// Driver is the machine driver that Isolation stands for on this host.
+func (s Server) Driver() string {
+	if s.Isolation == IsolationAuto {
+		return IsolationGvisor
+	}
+	return s.Isolation
+}
+
+// StartLimit is how many sandboxes may start at the same time.
+func (l Limits) StartLimit() int {
+	if l.Starts > 0 {
+		return l.Starts
+	}
+	return 2 * runtime.NumCPU()
+}

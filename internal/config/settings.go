@@ -1,0 +1,76 @@
+package config
+
+import (
+	"strings"
+)
+
+// Setting is one entry of the table of settings.
+type Setting struct {
+	Key  string // in the file; flag and variable are derived from it
+	Doc  string // what it does, its unit and what empty means
+	bind func(*Server) value
+}
+
+// Flag is the name of its flag, without the dashes.
+func (s Setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
+
+// Env is the name of its environment variable.
+func (s Setting) Env() string { return "ATOLL_" + strings.ToUpper(s.Key) }
+
+// Default is its default in text form.
+func (s Setting) Default() string {
+	d := Default()
+	return s.bind(&d).String()
+}
+
+// Settings returns the table of settings, in the order of documentation. In
+// text form, lists are separated by commas and maps are lists of name=value.
+func Settings() []Setting {
+	return append(append(serverSettings(), limitSettings()...), restSettings()...)
+}
+
+func serverSettings() []Setting {
+	return []Setting{
+		{"data_dir", "directory for everything that survives a restart: database, token, images, sandboxes", func(s *Server) value { return text(&s.DataDir) }},
+		{"listen", "address and port of the API; port 0 picks a free one", func(s *Server) value { return text(&s.Listen) }},
+		{"url", "base URL by which clients reach the server, without a slash at the end; empty derives it from listen", func(s *Server) value { return text(&s.URL) }},
+		{"region", "region names that the server answers to, the default one first; three lower-case letters each", func(s *Server) value { return list(&s.Regions) }},
+		{"image_dir", "directory of images; empty is images in the data directory", func(s *Server) value { return text(&s.ImageDir) }},
+		{"image", "image that sandboxes boot from", func(s *Server) value { return text(&s.Image) }},
+		{"isolation", "how sandboxes are isolated: auto or gvisor", func(s *Server) value { return text(&s.Isolation) }},
+	}
+}
+
+func limitSettings() []Setting {
+	return []Setting{
+		{"memory_min", "least memory of a sandbox, MiB", func(s *Server) value { return number(&s.Limits.MemoryMinMiB) }},
+		{"memory_max", "most memory of a sandbox, MiB", func(s *Server) value { return number(&s.Limits.MemoryMaxMiB) }},
+		{"memory_default", "memory of a sandbox that asks for none, MiB", func(s *Server) value { return number(&s.Limits.MemoryDefaultMiB) }},
+		{"cpus", "virtual CPUs of a sandbox", func(s *Server) value { return number(&s.Limits.CPUs) }},
+		{"disk", "what a sandbox may write to its disk, MiB", func(s *Server) value { return number(&s.Limits.DiskMiB) }},
+		{"pids", "host processes and threads of a sandbox", func(s *Server) value { return number(&s.Limits.PIDs) }},
+		{"max_labels", "labels of a sandbox", func(s *Server) value { return number(&s.Limits.Labels) }},
+		{"max_sandboxes_per_org", "running sandboxes of one organisation; 0 is unlimited", func(s *Server) value { return number(&s.Limits.SandboxesPerOrg) }},
+		{"max_sandboxes", "running sandboxes of the server", func(s *Server) value { return number(&s.Limits.Sandboxes) }},
+		{"max_starts", "sandboxes that start at the same time, others wait; 0 is twice the number of cores", func(s *Server) value { return number(&s.Limits.Starts) }},
+		{"min_free_memory", "available memory of the host below which no sandbox starts, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
+	}
+}
+
+func restSettings() []Setting {
+	return []Setting{
+		{"max_extend", "how far one extension may move a sandbox's end, counted from now", func(s *Server) value { return duration(&s.MaxExtend) }},
+		{"max_lifetime", "longest lifetime that a sandbox may ask for when it is created; 0 is unlimited", func(s *Server) value { return duration(&s.MaxLifetime) }},
+		{"session_grace", "how long a sandbox with the lifetime \"session\" waits for a client after the server restarted", func(s *Server) value { return duration(&s.SessionGrace) }},
+		{"stop_timeout", "how long the server waits for each of its parts when it stops", func(s *Server) value { return duration(&s.StopTimeout) }},
+		{"client_dead_after", "a client that shows no sign of life for so long is disconnected", func(s *Server) value { return duration(&s.ClientDeadAfter) }},
+		{"stopped_retention", "how long stopped sandboxes stay in the database", func(s *Server) value { return duration(&s.StoppedRetention) }},
+		{"net_exceptions", "addresses or prefixes that sandboxes may reach although they are refused otherwise (private, loopback, …)", func(s *Server) value { return prefixes(&s.Network.Exceptions) }},
+		{"resolvers", "DNS servers to ask, as address or address:port; empty is the host's", func(s *Server) value { return addrPorts(&s.Network.Resolvers) }},
+		{"host_overrides", "names that resolve to a fixed address for all sandboxes, as name=address", func(s *Server) value { return hosts(&s.Network.HostOverrides) }},
+		{"extra_roots", "PEM file of certificates that are added to the trust store of every sandbox", func(s *Server) value { return text(&s.Network.ExtraRoots) }},
+		{"log_level", "debug, info, warn or error", func(s *Server) value { return text(&s.Log.Level) }},
+		{"log_format", "text or json", func(s *Server) value { return text(&s.Log.Format) }},
+		{"audit_max", "size at which the audit log is rotated, MiB; one older file is kept", func(s *Server) value { return number(&s.AuditMaxMiB) }},
+	}
+}
