@@ -1,0 +1,136 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/atollhq/atoll/internal/errs"
+)
+
+// Status is where a sandbox stands in its life. It only moves forward.
+type Status string
+
+// The states.
+const (
+	Creating Status = "creating"
+	Running  Status = "running"
+	Stopping Status = "stopping" // the reason is known, not everything is freed
+	Stopped  Status = "stopped"
+)
+
+// Sandbox is one row. Spec fields don't change after creation.
+type Sandbox struct {
+	ID        string
+	Org       string
+	Region    string
+	Labels    map[string]string
+	MemoryMiB int
+	Isolation string // name of the driver
+	Created   time.Time
+
+	Status  Status
+	StopAt  time.Time // zero for the lifetime "session"
+	Stopped time.Time // zero while it runs
+	Reason  string    // api.Stop…; empty while it runs
+}
+
+const sandboxColumns = `id, org, region, labels, memory, isolation, status, created, stop_at, stopped, reason`
+
+// CreateSandbox stores a new sandbox.
+func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
+	labels, err := json.Marshal(sb.Labels)
+	if err != nil {
+		return fmt.Errorf("create sandbox: %w", err)
+	}
+	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		sb.ID, sb.Org, sb.Region, string(labels), sb.MemoryMiB, sb.Isolation, string(sb.Status),
+		millis(sb.Created), optMillis(sb.StopAt), optMillis(sb.Stopped), sb.Reason)
+}
+
+// SetRunning records that a sandbox that was being created runs.
+func (s *Store) SetRunning(ctx context.Context, id string) error {
+	return s.exec(ctx, "set running", `UPDATE sandboxes SET status = 'running' WHERE id = ? AND status = 'creating'`, id)
+}
+
+// SetStopAt moves the end of a running sandbox.
+func (s *Store) SetStopAt(ctx context.Context, id string, at time.Time) error {
+	return s.exec(ctx, "set end", `UPDATE sandboxes SET stop_at = ? WHERE id = ? AND status = 'running'`, millis(at), id)
+}
+
+// SetStopping records when and why a sandbox began to stop. The first reason
+// stays.
+func (s *Store) SetStopping(ctx context.Context, id, reason string, now time.Time) error {
+	return s.exec(ctx, "set stopping",
+		`UPDATE sandboxes SET status = 'stopping', stopped = ?, reason = ? WHERE id = ? AND status IN ('creating', 'running')`,
+		millis(now), reason, id)
+}
+
+// SetStopped records that everything that a stopping sandbox held is freed.
+func (s *Store) SetStopped(ctx context.Context, id string) error {
+	return s.exec(ctx, "set stopped", `UPDATE sandboxes SET status = 'stopped' WHERE id = ? AND status IN ('stopping', 'stopped')`, id)
+}
+
+// Sandbox finds one sandbox of any state.
+func (s *Store) Sandbox(ctx context.Context, id string) (Sandbox, error) {
+	sb, err := scanSandbox(s.read.QueryRowContext(ctx, `SELECT `+sandboxColumns+` FROM sandboxes WHERE id = ?`, id))
+	return sb, classify(err, "find sandbox")
+}
+
+// LiveSandboxes returns those that are not stopped, oldest first.
+func (s *Store) LiveSandboxes(ctx context.Context) ([]Sandbox, error) {
+	return all(ctx, s.read, scanSandbox, "list live sandboxes",
+		`SELECT `+sandboxColumns+` FROM sandboxes WHERE status <> 'stopped' ORDER BY created, id`)
+}
+
+// SandboxFilter selects sandboxes of one organisation.
+type SandboxFilter struct {
+	Org          string
+	Labels       map[string]string // all of them must match
+	Running      bool              // include those that run
+	StoppedAfter time.Time         // include those that stopped later than this; zero includes none
+	Limit        int
+}
+
+// Sandboxes returns the selected sandboxes, running ones first, then newest
+// first. Those still being created are not among them.
+func (s *Store) Sandboxes(ctx context.Context, f SandboxFilter) ([]Sandbox, error) {
+	query := `SELECT ` + sandboxColumns + ` FROM sandboxes WHERE org = ?
+		AND ((? AND status = 'running') OR (? AND status IN ('stopping', 'stopped') AND stopped > ?))`
+	args := []any{f.Org, f.Running, !f.StoppedAfter.IsZero(), millis(f.StoppedAfter)}
+	for key, val := range f.Labels {
+		query += ` AND EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)`
+		args = append(args, key, val)
+	}
+	query += ` ORDER BY status <> 'running', created DESC, id LIMIT ?`
+	return all(ctx, s.read, scanSandbox, "list sandboxes", query, append(args, f.Limit)...)
+}
+
+// PurgeSandboxes forgets those that stopped before a time and returns how
+// many they were.
+func (s *Store) PurgeSandboxes(ctx context.Context, before time.Time) (int64, error) {
+	res, err := s.write.ExecContext(ctx, `DELETE FROM sandboxes WHERE status = 'stopped' AND stopped < ?`, millis(before))
+	if err != nil {
+		return 0, classify(err, "purge sandboxes")
+	}
+	return res.RowsAffected()
+}
+
+func scanSandbox(r row) (Sandbox, error) {
+	var sb Sandbox
+	var labels, status string
+	var created int64
+	var stopAt, stopped sql.NullInt64
+	err := r.Scan(&sb.ID, &sb.Org, &sb.Region, &labels, &sb.MemoryMiB, &sb.Isolation, &status, &created, &stopAt, &stopped, &sb.Reason)
+	if err != nil {
+		return sb, err
+	}
+	if err := json.Unmarshal([]byte(labels), &sb.Labels); err != nil {
+		return sb, errs.Wrap(err, errs.Internal, "STORE_DAMAGED", "the labels of sandbox %s are damaged in the database", sb.ID)
+	}
+	sb.Status, sb.Created = Status(status), fromMillis(created)
+	sb.StopAt, sb.Stopped = fromOptMillis(stopAt), fromOptMillis(stopped)
+	return sb, nil
+}
