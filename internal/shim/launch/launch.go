@@ -1,0 +1,356 @@
+// Package launch is the daemon's side of the shims: it starts them, finds
+// running ones again, and frees what dead ones left behind.
+//
+// A shim is started in a session of its own and is not waited for as a child
+// beyond its start: its life is followed through its socket, in the same way
+// before and after a restart of the daemon. A Shim's methods may be called
+// concurrently.
+package launch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/shim/wire"
+)
+
+const (
+	dialTimeout    = 5 * time.Second
+	cleanupTimeout = 30 * time.Second
+	killTimeout    = 10 * time.Second // for a killed shim to be reaped
+)
+
+// Launcher starts shims below one data directory.
+type Launcher struct {
+	Shim    string // path of the atoll-shim binary
+	Data    layout.Data
+	Drivers map[string]machine.Driver // by name, to free what dead shims left
+	Log     *slog.Logger
+}
+
+// Launch starts a shim and returns when its agent has answered. On failure,
+// and when ctx ends first, nothing is left.
+func (l *Launcher) Launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
+	dir := l.Data.Sandbox(spec.ID)
+	if err := os.MkdirAll(l.Data.Sandboxes(), 0o700); err != nil {
+		return nil, fmt.Errorf("make sandbox directory: %w", err)
+	}
+	if err := os.Mkdir(dir.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make sandbox directory: %w", err)
+	}
+	spec.Dir = dir.Dir
+	s, err := l.launch(ctx, spec)
+	if err != nil {
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		return nil, errors.Join(err, l.Cleanup(cleanup, spec.ID))
+	}
+	return s, nil
+}
+
+func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
+	var input bytes.Buffer
+	if err := wire.Write(&input, spec); err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(l.Data.Sandbox(spec.ID).Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open shim log: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	output, written, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer func() { _ = output.Close() }()
+	cmd := exec.Command(l.Shim)
+	cmd.Args = []string{"atoll-shim", spec.ID}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = &input, written, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.WaitDelay = dialTimeout
+	err = cmd.Start()
+	_ = written.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	go func() { _ = cmd.Wait() }() // reaps it, whenever it ends
+	if err := awaitStarted(ctx, output); err != nil {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		return nil, err
+	}
+	return l.Attach(ctx, spec.ID)
+}
+
+// awaitStarted reads the shim's one line of answer.
+func awaitStarted(ctx context.Context, output *os.File) error {
+	interrupt := context.AfterFunc(ctx, func() { _ = output.SetReadDeadline(time.Now()) })
+	defer interrupt()
+	var started wire.Started
+	err := wire.Read(bufio.NewReader(output), &started)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("await shim: %w", ctx.Err())
+	case err != nil:
+		return fmt.Errorf("await shim: %w", err)
+	case started.Error != "":
+		return fmt.Errorf("shim: %s", started.Error)
+	}
+	return nil
+}
+
+// Attach finds a running shim. errs.NotFound when there is none.
+func (l *Launcher) Attach(ctx context.Context, id string) (*Shim, error) {
+	s := &Shim{socket: l.Data.Sandbox(id).Socket(), exited: make(chan wire.Exit, 1)}
+	conn, in, reply, err := s.request(ctx, wire.Request{Op: wire.OpWatch})
+	if err != nil {
+		if exit := l.recordedExit(id); exit != nil {
+			return nil, errs.Wrap(err, errs.NotFound, "SHIM_ENDED", "%s", exit.Reason)
+		}
+		return nil, errs.Wrap(err, errs.NotFound, "SHIM_GONE", "%s", api.StopCrashed)
+	}
+	s.pid = reply.Status.PID
+	go s.watch(conn, in)
+	return s, nil
+}
+
+// recordedExit is what an ended shim wrote down.
+func (l *Launcher) recordedExit(id string) *wire.Exit {
+	status, err := readStatus(l.Data.Sandbox(id))
+	if err != nil {
+		return nil
+	}
+	return status.Exit
+}
+
+// RecordedReason is the stop reason that an ended shim left in its state
+// file, or "crashed".
+func (l *Launcher) RecordedReason(id string) string {
+	if exit := l.recordedExit(id); exit != nil {
+		return exit.Reason
+	}
+	return api.StopCrashed
+}
+
+func readStatus(dir layout.Sandbox) (wire.Status, error) {
+	var status wire.Status
+	raw, err := os.ReadFile(dir.State())
+	if err != nil {
+		return status, err
+	}
+	if err := json.Unmarshal(raw, &status); err != nil {
+		return status, fmt.Errorf("decode shim state: %w", err)
+	}
+	return status, nil
+}
+
+// Leftovers lists the ids of all sandboxes that have a directory.
+func (l *Launcher) Leftovers(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(l.Data.Sandboxes())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list sandbox directories: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Cleanup ends a shim that still runs and frees all that it left: processes,
+// control group, files. It is idempotent.
+func (l *Launcher) Cleanup(ctx context.Context, id string) error {
+	dir := l.Data.Sandbox(id)
+	status, err := readStatus(dir)
+	if err == nil {
+		if err := l.endShim(ctx, status.PID, id); err != nil {
+			return err
+		}
+		if err := l.destroy(ctx, status.Machine); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir.Dir); err != nil {
+		return fmt.Errorf("remove sandbox directory: %w", err)
+	}
+	return nil
+}
+
+func (l *Launcher) destroy(ctx context.Context, st machine.State) error {
+	driver, ok := l.Drivers[st.Driver]
+	if !ok {
+		return fmt.Errorf("free machine: no driver %q", st.Driver)
+	}
+	m, err := driver.Reattach(ctx, st)
+	if err != nil {
+		return fmt.Errorf("free machine: %w", err)
+	}
+	if err := m.Destroy(ctx); err != nil {
+		return fmt.Errorf("free machine: %w", err)
+	}
+	return nil
+}
+
+// endShim kills the shim's process if it is still that process: its command
+// line names the sandbox, so a reused pid is never touched.
+func (l *Launcher) endShim(ctx context.Context, pid int, id string) error {
+	if pid <= 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // gone
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !isShim(pid, id) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		return nil // gone meanwhile
+	}
+	return awaitExit(ctx, fd, pid)
+}
+
+func isShim(pid int, id string) bool {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return err == nil && strings.TrimRight(string(raw), "\x00") == "atoll-shim\x00"+id
+}
+
+func awaitExit(ctx context.Context, pidfd, pid int) error {
+	deadline := time.Now().Add(killTimeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("kill shim: process %d does not end", pid)
+		}
+		poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, int(left.Milliseconds())+1)
+		if n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
+			return nil
+		}
+	}
+}
+
+// Shim is one running shim.
+type Shim struct {
+	socket string
+	pid    int
+	exited chan wire.Exit // one value from watch, then closed
+}
+
+// PID is the shim's process.
+func (s *Shim) PID() int { return s.pid }
+
+// Exited delivers the machine's end once and is then closed.
+func (s *Shim) Exited() <-chan wire.Exit { return s.exited }
+
+// watch ends when the shim does: with a reason, or without one when it was
+// killed.
+func (s *Shim) watch(conn net.Conn, in *bufio.Reader) {
+	defer func() { _ = conn.Close() }()
+	exit := wire.Exit{Reason: api.StopCrashed, Detail: "its shim ended without a word"}
+	var reply wire.Reply
+	if err := wire.Read(in, &reply); err == nil && reply.Exit != nil {
+		exit = *reply.Exit
+	}
+	s.exited <- exit
+	close(s.exited)
+}
+
+// Stop ends the sandbox for one of package api's stop reasons and returns
+// when everything is freed but its directory.
+func (s *Shim) Stop(ctx context.Context, reason string) error {
+	conn, _, _, err := s.request(ctx, wire.Request{Op: wire.OpStop, Reason: reason})
+	if err != nil {
+		return fmt.Errorf("stop shim: %w", err)
+	}
+	return conn.Close()
+}
+
+// OpenRPC opens a stream of the link for one client's JSON-RPC messages.
+func (s *Shim) OpenRPC(ctx context.Context, h link.RPCHeader) (net.Conn, error) {
+	return s.open(ctx, link.KindRPC, h)
+}
+
+// DialPort opens a TCP connection to a port in the guest.
+func (s *Shim) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
+	return s.open(ctx, link.KindDial, link.DialHeader{Port: port})
+}
+
+func (s *Shim) open(ctx context.Context, kind link.Kind, header any) (net.Conn, error) {
+	raw, err := json.Marshal(header)
+	if err != nil {
+		return nil, fmt.Errorf("encode stream header: %w", err)
+	}
+	conn, in, _, err := s.request(ctx, wire.Request{Op: wire.OpOpen, Kind: kind, Header: raw})
+	if err != nil {
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	if in.Buffered() == 0 {
+		return conn, nil
+	}
+	return &buffered{Conn: conn, in: in}, nil
+}
+
+// buffered is a connection of which some bytes were read ahead.
+type buffered struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
+
+// request sends one request and reads the reply. The connection is the
+// caller's; the reader holds what came after the reply.
+func (s *Shim) request(ctx context.Context, r wire.Request) (net.Conn, *bufio.Reader, wire.Reply, error) {
+	var reply wire.Reply
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "unix", s.socket)
+	if err != nil {
+		return nil, nil, reply, err
+	}
+	interrupt := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+	in := bufio.NewReaderSize(conn, 4096)
+	err = wire.Write(conn, r)
+	if err == nil {
+		err = wire.Read(in, &reply)
+	}
+	if !interrupt() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err == nil && reply.Error != "" {
+		err = errors.New(reply.Error)
+	}
+	if err != nil {
+		return nil, nil, reply, errors.Join(err, conn.Close())
+	}
+	return conn, in, reply, nil
+}
