@@ -81,8 +81,9 @@ func startable(s machine.Spec) error {
 // Reattach finds a machine by its id.
 func (d *Driver) Reattach(_ context.Context, st machine.State) (machine.Machine, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if m, ok := d.running[st.ID]; ok {
+	m, ok := d.running[st.ID]
+	d.mu.Unlock()
+	if ok {
 		return &reattached{fakeMachine: m}, nil
 	}
 	gone := &fakeMachine{driver: d, id: st.ID, dir: st.Dir, end: func() {}, exited: make(chan machine.Exit, 1), done: make(chan struct{})}
