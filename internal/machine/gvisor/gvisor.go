@@ -50,11 +50,12 @@ func (d *Driver) Info() machine.Info { return machine.Info{Name: Name} }
 
 // Start makes a sandbox and runs its agent.
 func (d *Driver) Start(ctx context.Context, s machine.Spec) (machine.Machine, error) {
-	if err := checkSpec(s); err != nil {
-		return nil, err
-	}
 	m := newMachine(d, s.ID, s.Dir)
-	if err := m.start(ctx, s); err != nil {
+	err := checkSpec(s)
+	if err == nil {
+		err = m.start(ctx, s)
+	}
+	if err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
 		defer cancel()
 		return nil, errors.Join(err, m.Destroy(cleanup))

@@ -86,17 +86,10 @@ func (m *gvisorMachine) start(ctx context.Context, s machine.Spec) error {
 // runsc has exited, and is never given back to the scheduler.
 func (m *gvisorMachine) run(s machine.Spec, started chan<- error) {
 	runtime.LockOSThread()
-	ns, err := newNamespace(s.Network)
+	cmd, err := m.launch(s)
 	if err != nil {
-		m.fail(err, started)
-		return
-	}
-	// The descriptor names the namespace for runsc, which may take a while to
-	// open it: it stays until the end.
-	defer func() { _ = ns.file.Close() }()
-	cmd, err := m.launch(s, ns)
-	if err != nil {
-		m.fail(err, started)
+		m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
+		started <- err
 		return
 	}
 	m.process = cmd.Process
@@ -105,16 +98,15 @@ func (m *gvisorMachine) run(s machine.Spec, started chan<- error) {
 	m.finish(m.exitOf(err))
 }
 
-func (m *gvisorMachine) fail(err error, started chan<- error) {
-	m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
-	started <- err
-}
-
-func (m *gvisorMachine) launch(s machine.Spec, ns *namespace) (*exec.Cmd, error) {
-	if err := s.AttachNIC(machine.NIC{Kind: machine.NICTap, File: ns.tap, MTU: s.Network.MTU}); err != nil {
-		return nil, errors.Join(fmt.Errorf("attach network card: %w", err), ns.tap.Close())
+func (m *gvisorMachine) launch(s machine.Spec) (*exec.Cmd, error) {
+	tap, err := enterNamespace(s.Network)
+	if err != nil {
+		return nil, err
 	}
-	if err := writeSpec(s, m.group, ns.path()); err != nil {
+	if err := s.AttachNIC(machine.NIC{Kind: machine.NICTap, File: tap, MTU: s.Network.MTU}); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach network card: %w", err), tap.Close())
+	}
+	if err := writeSpec(s, m.group); err != nil {
 		return nil, err
 	}
 	host, guest, err := socketPair()
@@ -141,8 +133,8 @@ func (m *gvisorMachine) command(s machine.Spec, link *os.File) *exec.Cmd {
 	return cmd
 }
 
-func writeSpec(s machine.Spec, group *cgroup.Group, netns string) error {
-	raw, err := json.Marshal(ociSpec(s, group, netns))
+func writeSpec(s machine.Spec, group *cgroup.Group) error {
+	raw, err := json.Marshal(ociSpec(s, group))
 	if err != nil {
 		return fmt.Errorf("encode runtime spec: %w", err)
 	}

@@ -19,37 +19,22 @@ const guestInterface = "eth0"
 // address, so no neighbour discovery by the kernel.
 const addrGenModeNone = 1
 
-// namespace is a network namespace without a name. It lives as long as a
-// process or descriptor refers to it.
-type namespace struct {
-	file *os.File // /proc/…/ns/net
-	tap  *os.File // the card's host end
-}
-
-// path names the namespace for other processes while file is open.
-func (n *namespace) path() string {
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd())
-}
-
-// newNamespace makes a namespace with nothing but a configured TAP device in
-// it. It must run on a locked thread, and leaves that thread in the new
-// namespace: the thread must not go back to the scheduler.
-func newNamespace(n machine.Network) (*namespace, error) {
+// enterNamespace makes a network namespace with nothing but a configured TAP
+// device in it, and returns the device's host end. It must run on a locked
+// thread and leaves that thread in the namespace, which has no name and lives
+// as long as the thread, the device or a process started from the thread.
+func enterNamespace(n machine.Network) (*os.File, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	file, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-	if err != nil {
-		return nil, fmt.Errorf("open network namespace: %w", err)
-	}
 	tap, err := openTap(guestInterface)
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, err
 	}
 	if err := configureTap(n); err != nil {
-		return nil, errors.Join(err, tap.Close(), file.Close())
+		return nil, errors.Join(err, tap.Close())
 	}
-	return &namespace{file: file, tap: tap}, nil
+	return tap, nil
 }
 
 // openTap makes a TAP device in the thread's namespace. It goes away with the

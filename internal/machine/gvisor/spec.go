@@ -16,13 +16,16 @@ const (
 	guestAgent = "/.atoll/agent"
 	// guestLinkFD is the agent's descriptor of the link.
 	guestLinkFD = 3
+	// ownNamespace is the network namespace of whoever opens it: runsc is
+	// started in the machine's.
+	ownNamespace = "/proc/self/ns/net"
 	// passedLinkFD is runsc's descriptor of the same socket.
 	passedLinkFD = 3
 )
 
 // ociSpec is the runtime specification of a machine: a pure function, so that
 // a golden file shows every change of what runsc is asked for.
-func ociSpec(s machine.Spec, group *cgroup.Group, netnsPath string) *specs.Spec {
+func ociSpec(s machine.Spec, group *cgroup.Group) *specs.Spec {
 	return &specs.Spec{
 		Version:     specs.Version,
 		Hostname:    s.Hostname,
@@ -37,7 +40,7 @@ func ociSpec(s machine.Spec, group *cgroup.Group, netnsPath string) *specs.Spec 
 				{Type: specs.MountNamespace},
 				{Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace},
-				{Type: specs.NetworkNamespace, Path: netnsPath},
+				{Type: specs.NetworkNamespace, Path: ownNamespace},
 			},
 		},
 	}
@@ -118,6 +121,7 @@ func runscArgs(s machine.Spec) []string {
 		"--overlay2=root:dir=" + diskDir(s.Dir) + ",size=" + diskSize(s.DiskBytes),
 		"--allow-suid=true", // sudo
 		"--net-raw=false",
+		"--gofer-network-namespace=host", // runsc's own, which is the machine's
 		"--host-uds=none",
 		"--host-fifo=none",
 		"--host-settings=ignore", // `atoll doctor` checks the host
