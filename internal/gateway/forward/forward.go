@@ -1,0 +1,110 @@
+// Package forward carries the guest's TCP connections and UDP flows to where
+// they are allowed to go.
+//
+// Every connection and flow is decided before anything of it leaves, by the
+// address that is then dialed. A refused connection is reset while the guest
+// still waits for its handshake; an allowed one is first dialed and only then
+// accepted, so that the guest sees a dead destination as such.
+//
+// Terms: up is the end towards the world, guest the other; a flow is a pair
+// of UDP ends that lives until it has been idle for a while.
+//
+// Concurrency: a connection has two goroutines, one for each direction, and
+// so has a flow. All belong to the Forwarder, whose Close cuts what is open
+// and waits for them. An idle connection holds no buffer.
+package forward
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/policy"
+)
+
+const (
+	dialTimeout = 30 * time.Second
+	flowIdle    = 60 * time.Second // RFC 4787 asks for more than two minutes of a NAT; a sandbox isn't one
+)
+
+// Config describes a forwarder.
+type Config struct {
+	// Decide answers at once; it is called for each connection and flow.
+	Decide func(policy.Query) policy.Decision
+	// Dial connects to exactly the given address. Its connections have
+	// CloseWrite where the protocol has it.
+	Dial func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+
+	MaxTCP int // connections at a time, being set up included
+	MaxUDP int // flows at a time
+	Log    *slog.Logger
+}
+
+// Forwarder carries one sandbox's traffic.
+type Forwarder struct {
+	cfg  Config
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+
+	conns atomic.Int64 // open TCP connections
+
+	mu     sync.Mutex // guards the following
+	closed bool
+	flows  map[*flow]struct{}
+	work   sync.WaitGroup // Add only with mu held and closed false
+}
+
+// New makes a forwarder.
+func New(cfg Config) *Forwarder {
+	ctx, stop := context.WithCancel(context.Background())
+	return &Forwarder{cfg: cfg, ctx: ctx, stop: stop, flows: make(map[*flow]struct{})}
+}
+
+// Close cuts everything open and waits.
+func (f *Forwarder) Close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.stop()
+	f.work.Wait()
+}
+
+// begin counts a piece of work in; its end calls f.work.Done. After Close it
+// returns false.
+func (f *Forwarder) begin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	f.work.Add(1)
+	return true
+}
+
+func (f *Forwarder) allowed(q policy.Query) bool {
+	d := f.cfg.Decide(q)
+	if !d.Allow {
+		f.cfg.Log.Debug("refused", "proto", string(q.Proto), "addr", q.Addr, "port", q.Port, "rule", d.Rule)
+	}
+	return d.Allow
+}
+
+var errNoConn = errors.New("upstream returned no connection")
+
+func (f *Forwarder) dial(network string, dest netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
+	defer cancel()
+	conn, err := f.cfg.Dial(ctx, network, dest)
+	if err == nil && conn == nil {
+		err = errNoConn
+	}
+	if err != nil {
+		f.cfg.Log.Debug("dial failed", "network", network, "addr", dest, "error", err)
+	}
+	return conn, err
+}

@@ -1,0 +1,156 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/atollhq/atoll/internal/gateway/netstack"
+	"github.com/atollhq/atoll/internal/gateway/policy"
+)
+
+// The guest decides how many connections it opens and what it leaves unread,
+// so their buffers share a budget: the first few may grow as the stack sees
+// fit, each later one gets a smaller part.
+const (
+	bufferBudget  = 32 << 20 // bytes
+	freelyGrowing = 16       // connections
+	minBuffer     = 64 << 10 // bytes, one large segment
+)
+
+// bufferFor returns the bound for the nth open connection's buffers, or 0 for
+// no bound but the stack's own.
+func bufferFor(n int64) int {
+	if n <= freelyGrowing {
+		return 0
+	}
+	return max(minBuffer, int(bufferBudget/(2*n)))
+}
+
+// HandleTCP implements netstack.Handler. It returns when the connection ends.
+func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
+	if !f.begin() {
+		syn.Drop()
+		return
+	}
+	defer f.work.Done()
+	open := f.conns.Add(1)
+	defer f.conns.Add(-1)
+	if open > int64(f.cfg.MaxTCP) {
+		f.cfg.Log.Debug("refused", "proto", "tcp", "rule", "too many connections")
+		syn.Refuse()
+		return
+	}
+	dest := syn.Dest()
+	if !f.allowed(policy.Query{Proto: policy.TCP, Addr: dest.Addr(), Port: dest.Port()}) {
+		syn.Refuse()
+		return
+	}
+	up, err := f.dial("tcp", dest)
+	if err != nil {
+		syn.Refuse()
+		return
+	}
+	guest, err := syn.Accept(bufferFor(open))
+	if err != nil {
+		_ = up.Close()
+		return
+	}
+	relay(f.ctx, &guestEnd{guest}, newUpEnd(up))
+}
+
+// end is one side of a relay.
+type end interface {
+	// next waits for bytes and returns them in a buffer from the pool, which
+	// the caller gives back. After the last byte it returns io.EOF.
+	next() (buf *buffer, n int, err error)
+	Write(b []byte) (int, error)
+	CloseWrite() error
+	Close() error
+	Abort()
+}
+
+// relay copies in both directions until both have ended. The end of one
+// direction is passed on and leaves the other one open; an error, or the end
+// of ctx, cuts both sides with a reset.
+func relay(ctx context.Context, guest, up end) {
+	cut := func() {
+		guest.Abort()
+		up.Abort()
+	}
+	stop := context.AfterFunc(ctx, cut)
+	var back sync.WaitGroup
+	back.Go(func() {
+		if err := pump(guest, up); err != nil {
+			cut()
+		}
+	})
+	if err := pump(up, guest); err != nil {
+		cut()
+	}
+	back.Wait()
+	stop()
+	_ = guest.Close()
+	_ = up.Close()
+}
+
+// pump copies from src to dst until src ends.
+func pump(dst, src end) error {
+	for {
+		buf, n, err := src.next()
+		var lost error
+		if n > 0 {
+			_, lost = dst.Write(buf[:n])
+		}
+		release(buf)
+		switch {
+		case lost != nil:
+			return lost
+		case errors.Is(err, io.EOF):
+			return dst.CloseWrite()
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// guestEnd is the guest's side of a TCP relay.
+type guestEnd struct {
+	*netstack.Conn
+}
+
+func (g *guestEnd) next() (*buffer, int, error) {
+	g.AwaitRead()
+	buf := take()
+	n, err := g.Read(buf[:])
+	return buf, n, err
+}
+
+// upEnd is the world's side of a TCP relay.
+type upEnd struct {
+	net.Conn
+	wait func() (*buffer, int, error)
+}
+
+func newUpEnd(c net.Conn) *upEnd { return &upEnd{Conn: c, wait: reader(c, true)} }
+
+func (u *upEnd) next() (*buffer, int, error) { return u.wait() }
+
+// CloseWrite passes the guest's end of stream on, where the connection has a
+// way to say it; a connection without stays open until its other end closes.
+func (u *upEnd) CloseWrite() error {
+	if c, ok := u.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
+// Abort closes with a reset where the connection is TCP.
+func (u *upEnd) Abort() {
+	if c, ok := u.Conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0)
+	}
+	_ = u.Close()
+}

@@ -1,0 +1,166 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/netstack"
+	"github.com/atollhq/atoll/internal/gateway/policy"
+)
+
+// flow is one UDP conversation.
+type flow struct {
+	guest *netstack.Flow
+	dest  netip.AddrPort
+	last  atomic.Int64 // time of the last datagram either way, in Unix nanoseconds
+
+	mu     sync.Mutex // guards the following
+	up     net.Conn   // nil until dialed
+	closed bool
+}
+
+// HandleUDP implements netstack.Handler. When the table is full, the flow
+// that has been idle for longest makes room.
+func (f *Forwarder) HandleUDP(d *netstack.Datagram) bool {
+	dest := d.Dest()
+	if !f.allowed(policy.Query{Proto: policy.UDP, Addr: dest.Addr(), Port: dest.Port()}) {
+		return false
+	}
+	if !f.begin() {
+		return true
+	}
+	guest, err := d.Flow()
+	if err != nil {
+		f.work.Done()
+		return true
+	}
+	fl := &flow{guest: guest, dest: dest}
+	fl.touch()
+	f.enlist(fl)
+	go func() {
+		defer f.work.Done()
+		defer f.delist(fl)
+		f.carry(fl)
+	}()
+	return true
+}
+
+func (f *Forwarder) enlist(fl *flow) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.flows) >= f.cfg.MaxUDP {
+		oldest := f.oldestLocked()
+		delete(f.flows, oldest)
+		oldest.close()
+	}
+	f.flows[fl] = struct{}{}
+}
+
+func (f *Forwarder) delist(fl *flow) {
+	f.mu.Lock()
+	delete(f.flows, fl)
+	f.mu.Unlock()
+}
+
+func (f *Forwarder) oldestLocked() (oldest *flow) {
+	for fl := range f.flows {
+		if oldest == nil || fl.last.Load() < oldest.last.Load() {
+			oldest = fl
+		}
+	}
+	return oldest
+}
+
+// carry dials and copies datagrams until the flow is idle, fails, or the
+// forwarder closes.
+func (f *Forwarder) carry(fl *flow) {
+	defer fl.close()
+	stop := context.AfterFunc(f.ctx, fl.close)
+	defer stop()
+	up, err := f.dial("udp", fl.dest)
+	if err != nil || !fl.setUp(up) {
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() {
+		defer fl.close()
+		fl.fromUp(up)
+	})
+	fl.fromGuest(up)
+	back.Wait()
+}
+
+func (fl *flow) touch() { fl.last.Store(time.Now().UnixNano()) }
+
+func (fl *flow) idleFor() time.Duration {
+	return time.Duration(time.Now().UnixNano() - fl.last.Load())
+}
+
+// setUp keeps the dialed connection, unless the flow was closed meanwhile.
+func (fl *flow) setUp(up net.Conn) bool {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.closed {
+		_ = up.Close()
+		return false
+	}
+	fl.up = up
+	return true
+}
+
+// close ends both ends. It is idempotent.
+func (fl *flow) close() {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.closed {
+		return
+	}
+	fl.closed = true
+	_ = fl.guest.Close()
+	if fl.up != nil {
+		_ = fl.up.Close()
+	}
+}
+
+func (fl *flow) fromGuest(up net.Conn) {
+	defer fl.close()
+	for {
+		fl.guest.AwaitRead()
+		buf, n, err := readInto(fl.guest)
+		if err == nil {
+			fl.touch()
+			_, _ = up.Write(buf[:n]) // lost, like any datagram
+		}
+		release(buf)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (fl *flow) fromUp(up net.Conn) {
+	next := reader(up, false)
+	for {
+		_ = up.SetReadDeadline(time.Now().Add(flowIdle - fl.idleFor() + time.Second))
+		buf, n, err := next()
+		if err == nil {
+			fl.touch()
+			_, _ = fl.guest.Write(buf[:n])
+		}
+		release(buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if fl.idleFor() >= flowIdle {
+				return
+			}
+		case err != nil:
+			return
+		}
+	}
+}

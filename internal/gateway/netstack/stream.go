@@ -1,0 +1,131 @@
+package netstack
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+const (
+	streamHead   = 4         // bytes before a frame: its length, big endian
+	streamReadBy = 128 << 10 // bytes read at once
+	streamQueue  = 4 << 20   // bytes that wait for the guest, at most
+	streamKeep   = 256 << 10 // bytes of queue kept for the next use
+)
+
+// errFrameSize is fatal: after a wrong length nothing in a stream is certain.
+var errFrameSize = errors.New("frame of impossible size in the stream")
+
+// stream is a wire whose frames stand one after the other in a byte stream,
+// each behind its length: what QEMU's "-netdev stream" speaks.
+//
+// The other end decides when it reads. Frames therefore wait in a queue that
+// is bounded in bytes and is drained by a goroutine of its own.
+type stream struct {
+	file *os.File
+	in   *bufio.Reader
+	done sync.WaitGroup // the draining goroutine
+
+	mu     sync.Mutex // guards the following
+	wake   sync.Cond  // the queue is not empty, or closed is set
+	queue  []byte     // whole frames, not yet being written
+	closed bool
+}
+
+func newStream(file *os.File) (*stream, error) {
+	s := &stream{file: file, in: bufio.NewReaderSize(file, streamReadBy)}
+	s.wake.L = &s.mu
+	s.done.Add(1)
+	go s.drain()
+	return s, nil
+}
+
+// ReadFrame implements wire.
+func (s *stream) ReadFrame(buf []byte) (int, error) { return readFrame(s.in, buf) }
+
+func readFrame(r io.Reader, buf []byte) (int, error) {
+	var head [streamHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size == 0 || int64(size) > int64(len(buf)) {
+		return 0, errFrameSize
+	}
+	if _, err := io.ReadFull(r, buf[:size]); err != nil {
+		return 0, fmt.Errorf("read frame: %w", err)
+	}
+	return int(size), nil
+}
+
+// WriteFrame implements wire.
+func (s *stream) WriteFrame(pieces [][]byte) error {
+	size := 0
+	for _, p := range pieces {
+		size += len(p)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	if len(s.queue)+streamHead+size > streamQueue {
+		return nil
+	}
+	s.queue = binary.BigEndian.AppendUint32(s.queue, uint32(size))
+	for _, p := range pieces {
+		s.queue = append(s.queue, p...)
+	}
+	s.wake.Signal()
+	return nil
+}
+
+// drain writes what is queued, all of it at once.
+func (s *stream) drain() {
+	defer s.done.Done()
+	var batch []byte
+	for {
+		var ok bool
+		if batch, ok = s.next(batch); !ok {
+			return
+		}
+		if _, err := s.file.Write(batch); err != nil {
+			s.shut()
+			return
+		}
+	}
+}
+
+// next waits for frames and takes them. The frames written before give their
+// memory to the queue, unless a burst has made it large.
+func (s *stream) next(written []byte) (batch []byte, ok bool) {
+	if cap(written) > streamKeep {
+		written = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) == 0 && !s.closed {
+		s.wake.Wait()
+	}
+	batch, s.queue = s.queue, written[:0]
+	return batch, !s.closed
+}
+
+func (s *stream) shut() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.wake.Signal()
+}
+
+// Close implements wire.
+func (s *stream) Close() error {
+	s.shut()
+	err := s.file.Close()
+	s.done.Wait()
+	return err
+}
