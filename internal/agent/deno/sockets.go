@@ -106,21 +106,26 @@ func parseAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), nil
 }
 
-// endpoint returns the oldest listening socket of the process or of one of
-// its descendants, in a form that can be dialled.
+// endpoint returns the oldest listening socket of the process, or else of one
+// of its descendants, in a form that can be dialled.
 func endpoint(proc procFS, pid int) (netip.AddrPort, bool) {
 	all := listeners(proc)
 	if len(all) == 0 {
 		return netip.AddrPort{}, false // by far the most frequent case while waiting
 	}
-	own := map[uint64]bool{}
-	for _, p := range family(proc, pid) {
-		for _, inode := range sockets(proc, p) {
-			own[inode] = true
-		}
+	if addr, ok := ownedBy(all, sockets(proc, pid)); ok {
+		return addr, true
 	}
+	var inodes []uint64
+	for _, child := range family(proc, pid)[1:] {
+		inodes = append(inodes, sockets(proc, child)...)
+	}
+	return ownedBy(all, inodes)
+}
+
+func ownedBy(all []listener, inodes []uint64) (netip.AddrPort, bool) {
 	for _, l := range all {
-		if own[l.inode] {
+		if slices.Contains(inodes, l.inode) {
 			return dialable(l.addr), true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"syscall"
 
+	"github.com/atollhq/atoll/api"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,6 +40,9 @@ func sendError(ctx context.Context, u *url.URL, err error) error {
 	}
 	if own, ok := errors.AsType[*Error](err); ok {
 		return own
+	}
+	if remote, ok := errors.AsType[*api.RemoteError](err); ok {
+		return remote // from DialProcess
 	}
 	e := failed(u, err.Error())
 	e.Code = systemCode(err)
