@@ -61,7 +61,12 @@ func remote(err error) error {
 }
 
 // path maps a path of the sandbox to the host. The fake trusts its tests.
-func (c *Conn) path(p string) string { return filepath.Join(c.sandbox.root, p) }
+func (c *Conn) path(p string) string {
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(home, p)
+	}
+	return filepath.Join(c.sandbox.root, p)
+}
 
 func init() {
 	on("abort", func(_ context.Context, c *Conn, p api.AbortParams) (any, error) {
@@ -301,11 +306,11 @@ func spawn(_ context.Context, c *Conn, p api.SpawnParams) (any, error) {
 	cmd := exec.CommandContext(c.ctx, p.Command, p.Args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Dir = c.sandbox.root
+	cmd.Dir = c.path(".")
 	if p.Cwd != nil {
 		cmd.Dir = c.path(*p.Cwd)
 	}
-	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "HOME="+c.sandbox.root)
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "HOME="+c.path("."))
 	for _, env := range []map[string]string{c.environ(), p.Env} {
 		keys := make([]string, 0, len(env))
 		for k := range env {

@@ -32,6 +32,9 @@ const Token = "ddo_test"
 // TraceID is what every answer carries.
 const TraceID = "0123456789abcdef"
 
+// home is where relative paths and processes start.
+const home = "/home/app"
+
 // Method answers one JSON-RPC method in place of the built-in one. The result
 // is the "ok" value; an error becomes the "error" value if it is an
 // *api.RemoteError and a JSON-RPC error otherwise.
@@ -177,7 +180,7 @@ func (s *Server) add(config api.SandboxConfig) (*sandbox, error) {
 		sb.info.Timeout, sb.info.StopAt = "duration", &api.Date{Time: sb.info.CreatedAt.Add(d)}
 	}
 	s.sandboxes[id] = sb
-	return sb, os.MkdirAll(sb.root, 0o755)
+	return sb, os.MkdirAll(filepath.Join(sb.root, home), 0o755)
 }
 
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/atollhq/atoll/client"
+	"github.com/atollhq/atoll/internal/cli/doctor"
+)
+
+// doctorReport is what doctor prints with --json.
+type doctorReport struct {
+	OK     bool           `json:"ok"`
+	Checks []doctor.Check `json:"checks"`
+}
+
+func newDoctor(g *global, io IO) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this host can and cannot do, and how to mend it",
+		Long: `Doctor looks at this host and changes nothing. It exits with 1 when something
+is found without which no sandbox can run. With --json it prints an object
+with the fields ok and checks (name, status, detail, remedy).`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), g, io) },
+	}
+}
+
+func runDoctor(ctx context.Context, g *global, io IO) error {
+	settings := g.server(io.Getenv)
+	checks := doctor.Run(ctx, doctor.Host{
+		Root:    "/",
+		Data:    settings.Data(),
+		Image:   settings.ImageFiles(),
+		Listen:  settings.Listen,
+		UID:     os.Geteuid(),
+		BinDirs: binDirs(),
+		Ping:    func(ctx context.Context) error { return ping(ctx, g, io) },
+	})
+	healthy := doctor.Healthy(checks)
+	if g.json {
+		if err := printJSON(io.Out, doctorReport{healthy, checks}); err != nil {
+			return err
+		}
+	} else {
+		printChecks(checks, io)
+	}
+	if !healthy {
+		return &exitError{code: exitFailure}
+	}
+	return nil
+}
+
+func printChecks(checks []doctor.Check, io IO) {
+	for _, c := range checks {
+		fmt.Fprintf(io.Out, "%-4s  %-14s  %s\n", c.Status, c.Name, c.Detail)
+		if c.Remedy != "" {
+			fmt.Fprintf(io.Out, "      %-14s  → %s\n", "", c.Remedy)
+		}
+	}
+}
+
+// binDirs is where the programs of a build lie: beside this one.
+func binDirs() []string {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = real
+	}
+	return []string{filepath.Dir(exe), "/usr/libexec/atoll"}
+}
+
+func ping(ctx context.Context, g *global, io IO) error {
+	c, err := g.client(io.Getenv)
+	if err != nil {
+		return err
+	}
+	_, err = c.Sandboxes.List(ctx, client.ListOptions{})
+	return err
+}
