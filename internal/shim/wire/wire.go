@@ -47,9 +47,9 @@ type Spec struct {
 
 // Gateway is what the operator says about the sandbox's network.
 type Gateway struct {
-	Exceptions    []netip.Prefix    `json:"exceptions,omitempty"`    // refused ranges that are allowed all the same
-	Resolvers     []netip.AddrPort  `json:"resolvers,omitempty"`     // empty: the host's
-	HostOverrides map[string]string `json:"hostOverrides,omitempty"` // see package upstream
+	Exceptions    []netip.Prefix   `json:"exceptions,omitempty"`    // refused ranges that are allowed all the same
+	Resolvers     []netip.AddrPort `json:"resolvers,omitempty"`     // empty: the host's
+	OverridesFile string           `json:"overridesFile,omitempty"` // host overrides; see package upstream
 }
 
 // Started is the shim's one line on standard output: the agent answered, or

@@ -1,0 +1,83 @@
+// Command atoll-shim runs one sandbox: see package shim. The daemon starts
+// it; its specification comes on standard input.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/shim"
+	"github.com/atollhq/atoll/internal/shim/wire"
+)
+
+const (
+	// A host runs many shims: each uses few threads, and gives back memory
+	// early.
+	maxProcs  = 2
+	gcPercent = 50
+)
+
+func main() {
+	runtime.GOMAXPROCS(maxProcs)
+	debug.SetGCPercent(gcPercent)
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "atoll-shim:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	// The daemon may go away at any time; its pipes must not take us along.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	var spec wire.Spec
+	if err := wire.Read(bufio.NewReader(os.Stdin), &spec); err != nil {
+		return fmt.Errorf("read specification: %w", err)
+	}
+	_ = os.Stdin.Close()
+	log := newLogger(spec)
+	parts, err := assemble(spec, log)
+	if err != nil {
+		_ = wire.Write(os.Stdout, wire.Started{Error: err.Error()})
+		return err
+	}
+	return shim.New(spec, parts).Run(ctx, os.Stdout)
+}
+
+func newLogger(spec wire.Spec) *slog.Logger {
+	level := slog.LevelInfo
+	if err := level.UnmarshalText([]byte(spec.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	handler := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
+	return slog.New(handler).With("sandbox_id", spec.ID)
+}
+
+func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
+	driver, err := newDriver(spec, log)
+	if err != nil {
+		return shim.Parts{}, err
+	}
+	gateway, err := shim.NewGateway(spec.Gateway, log)
+	if err != nil {
+		return shim.Parts{}, err
+	}
+	return shim.Parts{Driver: driver, Gateway: gateway, Network: shim.Network(), Log: log}, nil
+}
+
+func newDriver(spec wire.Spec, log *slog.Logger) (machine.Driver, error) {
+	if spec.Driver != gvisor.Name {
+		return nil, fmt.Errorf("no machine driver %q on this host", spec.Driver)
+	}
+	return gvisor.New(spec.Runsc, log), nil
+}

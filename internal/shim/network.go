@@ -1,0 +1,48 @@
+package shim
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"github.com/atollhq/atoll/internal/gateway"
+	"github.com/atollhq/atoll/internal/gateway/upstream"
+	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/shim/wire"
+)
+
+// cardMTU is large because no packet leaves the host as it is: the gateway
+// ends every connection. Larger ones gain nothing measurable.
+const cardMTU = 16384
+
+// Network is what every guest sees: each sandbox is alone on its network, so
+// all have the same addresses.
+func Network() machine.Network {
+	gateway4, gateway6 := netip.MustParseAddr("10.87.0.1"), netip.MustParseAddr("fd00:a701::1")
+	return machine.Network{
+		MTU:         cardMTU,
+		GuestMAC:    net.HardwareAddr{0x02, 0xa7, 0x01, 0x00, 0x00, 0x02},
+		GatewayMAC:  net.HardwareAddr{0x02, 0xa7, 0x01, 0x00, 0x00, 0x01},
+		Guest4:      netip.MustParsePrefix("10.87.0.2/24"),
+		Gateway4:    gateway4,
+		Guest6:      netip.MustParsePrefix("fd00:a701::2/64"),
+		Gateway6:    gateway6,
+		Nameservers: []netip.Addr{gateway4, gateway6},
+	}
+}
+
+// NewGateway makes the sandbox's gateway on the host's network.
+func NewGateway(cfg wire.Gateway, log *slog.Logger) (*gateway.Gateway, error) {
+	var up gateway.Upstream = &upstream.Host{Nameservers: cfg.Resolvers}
+	if cfg.OverridesFile != "" {
+		overrides, err := upstream.ReadOverrides(cfg.OverridesFile)
+		if err != nil {
+			return nil, fmt.Errorf("make gateway: %w", err)
+		}
+		up = &upstream.Redirect{Overrides: overrides, Next: up}
+	}
+	return gateway.New(gateway.Config{
+		Network: Network(), Exceptions: cfg.Exceptions, Upstream: up, Log: log,
+	})
+}
