@@ -1,0 +1,103 @@
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/atollhq/atoll/internal/errs"
+)
+
+// admit reserves a place for one more sandbox; release gives it back.
+func (m *Manager) admit(org string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closing:
+		return errShuttingDown()
+	case m.MaxPerOrg > 0 && m.perOrg[org] >= m.MaxPerOrg:
+		return errs.New(errs.Exhausted, "SANDBOX_LIMIT_REACHED", "the organisation already runs %d sandboxes, its limit: stop one first", m.perOrg[org])
+	case m.total >= m.MaxSandboxes:
+		return errs.New(errs.Unavailable, "CAPACITY_EXHAUSTED", "the server already runs %d sandboxes, its limit: try again later", m.total)
+	}
+	m.work.Add(1)
+	m.count(org, 1)
+	return nil
+}
+
+// release gives back what admit reserved, once nothing of the sandbox is left.
+func (m *Manager) release(org string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.count(org, -1)
+	m.work.Done()
+}
+
+// count must be called with mu held.
+func (m *Manager) count(org string, n int) {
+	m.total += n
+	if m.perOrg[org] += n; m.perOrg[org] == 0 {
+		delete(m.perOrg, org)
+	}
+	m.Observer.SandboxesLive(m.total)
+}
+
+// add makes an admitted sandbox known and starts its supervisor, unless the
+// manager is closing.
+func (m *Manager) add(b *box) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return false
+	}
+	m.boxes[b.row.ID] = b
+	go b.supervise()
+	return true
+}
+
+// remove forgets a sandbox that has ended or was let go.
+func (m *Manager) remove(b *box) {
+	m.mu.Lock()
+	delete(m.boxes, b.row.ID)
+	m.mu.Unlock()
+	m.release(b.row.Org)
+}
+
+func (m *Manager) checkMemory() error {
+	if m.MinFreeMemory <= 0 {
+		return nil
+	}
+	free, err := m.FreeMemory()
+	if err != nil {
+		return fmt.Errorf("read free memory: %w", err)
+	}
+	if free < m.MinFreeMemory {
+		return errs.New(errs.Unavailable, "HOST_MEMORY_LOW", "the host has too little free memory to start another sandbox: try again later")
+	}
+	return nil
+}
+
+// FreeMemory returns how much memory the host can give out without swapping,
+// in bytes, as the kernel estimates it.
+func FreeMemory() (int64, error) {
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	return parseMeminfo(raw)
+}
+
+func parseMeminfo(raw []byte) (int64, error) {
+	lines := bufio.NewScanner(bytes.NewReader(raw))
+	for lines.Scan() {
+		fields := bytes.Fields(lines.Bytes())
+		if len(fields) == 3 && string(fields[0]) == "MemAvailable:" {
+			kib, err := strconv.ParseInt(string(fields[1]), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("/proc/meminfo has no line MemAvailable")
+}

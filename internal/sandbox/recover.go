@@ -1,0 +1,105 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/store"
+)
+
+const recoveries = 8 // at the same time
+
+// Recover finds the sandboxes of an earlier daemon again: those whose shims
+// still run go on, of the others everything is freed. It fails only when the
+// store does.
+func (m *Manager) Recover(ctx context.Context) error {
+	rows, err := m.Store.LiveSandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.SetLimit(recoveries)
+	known := map[string]bool{}
+	for _, row := range rows {
+		known[row.ID] = true
+		g.Go(func() error { m.recoverOne(ctx, row); return nil })
+	}
+	_ = g.Wait()
+	m.sweep(ctx, known)
+	return nil
+}
+
+func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
+	log := m.Log.With("sandbox_id", row.ID, "org", row.Org)
+	shim, err := m.Launcher.Attach(ctx, row.ID)
+	switch {
+	case err == nil && row.Status == store.Running:
+		m.adopt(row, shim)
+		log.Info("sandbox found again")
+		return
+	case err == nil:
+		err = shim.Stop(ctx, reasonAfterCrash(row))
+	case !errors.Is(err, errs.NotFound):
+		log.Warn("attach to shim", "error", err)
+	}
+	if err != nil {
+		err = m.Launcher.Cleanup(ctx, row.ID)
+	}
+	if err != nil {
+		log.Error("free a lost sandbox", "error", err)
+	}
+	if err := m.recordStop(ctx, row.ID, reasonAfterCrash(row)); err != nil {
+		log.Error("record the end of a lost sandbox", "error", err)
+	}
+	log.Warn("sandbox was lost", "reason", reasonAfterCrash(row))
+}
+
+// reasonAfterCrash is why a sandbox that can't go on has stopped.
+func reasonAfterCrash(row store.Sandbox) string {
+	switch {
+	case row.Reason != "":
+		return row.Reason
+	case row.Status == store.Creating:
+		return api.StopFailed
+	}
+	return api.StopCrashed
+}
+
+// adopt supervises a sandbox that was found running. One with the lifetime
+// "session" waits a while for a client that takes it over. Limits don't apply.
+func (m *Manager) adopt(row store.Sandbox, shim Shim) {
+	b := newBox(m, row, shim)
+	if b.session() {
+		b.orphanUntil = time.Now().Add(m.SessionGrace)
+	}
+	m.mu.Lock()
+	m.work.Add(1)
+	m.count(row.Org, 1)
+	m.mu.Unlock()
+	if !m.add(b) {
+		m.release(row.Org)
+	}
+}
+
+// sweep frees what is on disk and belongs to no live row.
+func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
+	ids, err := m.Launcher.Leftovers(ctx)
+	if err != nil {
+		m.Log.Error("list leftovers", "error", err)
+	}
+	for _, id := range ids {
+		if known[id] || !ValidID(id) {
+			continue
+		}
+		if err := m.Launcher.Cleanup(ctx, id); err != nil {
+			m.Log.Error("free a leftover", "sandbox_id", id, "error", err)
+			continue
+		}
+		m.Log.Info("leftover freed", "sandbox_id", id)
+	}
+}
