@@ -1,0 +1,187 @@
+// Package gateway is the user-space end of a sandbox's network, and its only
+// way out.
+//
+// A Gateway takes over the host end of the machine's network card. Everything
+// the machine sends ends in a TCP/IP stack in this process (netstack): names
+// go to the only resolver (dns), connections and flows are judged by the
+// policy (policy) and carried on (forward) through an Upstream. Whatever none
+// of these understands goes nowhere.
+//
+//	card → netstack ┬ port 53 → dns ─────┐
+//	                └ the rest → forward ┴→ policy → Upstream
+//
+// The guest is hostile. Each thing it can make the gateway hold is bounded by
+// Limits. A Gateway's methods may be called concurrently; it owns all the
+// goroutines it starts, and Close waits for them.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/atollhq/atoll/internal/gateway/dns"
+	"github.com/atollhq/atoll/internal/gateway/forward"
+	"github.com/atollhq/atoll/internal/gateway/netstack"
+	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/upstream"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+// Upstream is the gateway's way to the world: upstream.Host in production,
+// gatewaytest.Internet in tests.
+type Upstream = upstream.Upstream
+
+// Limits bounds what one sandbox can hold open. Zero means the default.
+type Limits struct {
+	TCP int // connections, being set up included; default 4096
+	UDP int // flows; default 512
+	DNS int // queries in flight; default 256
+}
+
+// Config describes a gateway.
+type Config struct {
+	Network machine.Network
+	// Policy is what this sandbox may reach. Its Host and Own are set by the
+	// gateway.
+	Policy policy.Policy
+	// Exceptions are the operator's, added to the policy's.
+	Exceptions []netip.Prefix
+	// HostAddrs returns the host's own addresses. It is asked again when some
+	// seconds have passed since the last time; while it fails, nothing is
+	// allowed. Nil means upstream.HostAddrs.
+	HostAddrs func() ([]netip.Addr, error)
+	Upstream  Upstream
+	Log       *slog.Logger
+	Limits    Limits
+}
+
+// Gateway is one sandbox's way out.
+type Gateway struct {
+	ip      *netstack.Stack
+	judge   *judge
+	forward *forward.Forwarder
+	dns     *resolver
+
+	mu     sync.Mutex // guards the following
+	state  state
+	closed sync.Once
+}
+
+type state int
+
+const (
+	detached state = iota
+	attached
+	closed
+)
+
+// Errors of Attach and DialGuest.
+var (
+	ErrAttached = errors.New("gateway: a network card is attached already")
+	ErrClosed   = errors.New("gateway: closed")
+)
+
+// New makes a gateway without a card.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Upstream == nil || cfg.Log == nil {
+		return nil, errors.New("gateway: Upstream and Log must be set")
+	}
+	limits := cfg.Limits.withDefaults()
+	g := &Gateway{judge: newJudge(cfg)}
+	g.forward = forward.New(forward.Config{
+		Decide: g.judge.Decide,
+		Dial:   g.judge.guard(cfg.Upstream.Dial),
+		MaxTCP: limits.TCP,
+		MaxUDP: limits.UDP,
+		Log:    cfg.Log,
+	})
+	g.dns = newResolver(dns.NewServer(dns.Config{
+		Resolver:    cfg.Upstream,
+		Decide:      g.judge.Decide,
+		DecideAddr:  g.judge.DecideAddr,
+		MaxInFlight: limits.DNS,
+		Log:         cfg.Log,
+	}), limits.DNS)
+	ip, err := netstack.New(netstack.Config{Network: cfg.Network, Handler: g, Log: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("make gateway: %w", err)
+	}
+	g.ip = ip
+	return g, nil
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{TCP: orElse(l.TCP, 4096), UDP: orElse(l.UDP, 512), DNS: orElse(l.DNS, 256)}
+}
+
+func orElse(n, fallback int) int {
+	if n <= 0 {
+		return fallback
+	}
+	return n
+}
+
+// Attach takes over the machine's network card. It owns nic.File from then
+// on, also when it fails.
+func (g *Gateway) Attach(nic machine.NIC) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch g.state {
+	case attached:
+		_ = nic.File.Close()
+		return ErrAttached
+	case closed:
+		_ = nic.File.Close()
+		return ErrClosed
+	}
+	if err := g.ip.Attach(nic); err != nil {
+		return err
+	}
+	g.state = attached
+	return nil
+}
+
+// DialGuest connects to a TCP port of the guest, as the gateway.
+func (g *Gateway) DialGuest(ctx context.Context, port uint16) (net.Conn, error) {
+	return g.ip.DialGuest(ctx, port)
+}
+
+// Close cuts everything, gives up the card and waits until nothing of the
+// gateway runs. It is idempotent.
+func (g *Gateway) Close() error {
+	g.mu.Lock()
+	g.state = closed
+	g.mu.Unlock()
+	g.closed.Do(func() {
+		g.dns.stop()
+		g.ip.Close()
+		g.forward.Close()
+		g.dns.wait()
+	})
+	return nil
+}
+
+const dnsPort = 53
+
+// HandleTCP implements netstack.Handler.
+func (g *Gateway) HandleTCP(syn *netstack.Syn) {
+	if syn.Dest().Port() == dnsPort {
+		g.dns.serveTCP(syn)
+		return
+	}
+	g.forward.HandleTCP(syn)
+}
+
+// HandleUDP implements netstack.Handler.
+func (g *Gateway) HandleUDP(d *netstack.Datagram) bool {
+	if d.Dest().Port() == dnsPort {
+		g.dns.serveUDP(d)
+		return true
+	}
+	return g.forward.HandleUDP(d)
+}
