@@ -1,5 +1,7 @@
 package api
 
+import "encoding/json"
+
 // This file lists the JSON-RPC methods with their parameters and results.
 // Optional fields are pointers or carry omitempty; null and absent are the
 // same.
@@ -379,6 +381,14 @@ type SpawnDenoReplParams struct {
 type DenoReplEvalParams struct {
 	PID  int    `json:"pid"`
 	Code string `json:"code"`
+}
+
+// DenoReplCallParams is the input of denoReplCall. Fn names a function of the
+// session or is a function expression.
+type DenoReplCallParams struct {
+	PID  int               `json:"pid"`
+	Fn   string            `json:"fn"`
+	Args []json.RawMessage `json:"args"`
 }
 
 // FetchParams is the input of fetch. With PID, the request goes to the HTTP

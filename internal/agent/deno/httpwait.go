@@ -33,9 +33,21 @@ func awaitEndpoint(ctx context.Context, proc procFS, pid int, exited <-chan stru
 			return netip.AddrPort{}, false, context.Cause(ctx)
 		case <-timer.C:
 		}
+		if isClosed(exited) {
+			continue // the number may be somebody else's by now
+		}
 		if addr, ok := endpoint(proc, pid); ok {
 			return addr, true, nil
 		}
 		timer.Reset(nextLook(time.Since(start)))
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }

@@ -30,8 +30,7 @@ type session struct {
 	turn chan struct{} // holds one token while a call uses conn
 	done chan struct{} // closed by close
 	once sync.Once
-	wg   sync.WaitGroup // the running exchanges
-	dead error          // guarded by turn: why conn can't be used any more
+	dead error // guarded by turn: why conn can't be used any more
 }
 
 // newSession takes over conn and prepares the process behind it without
@@ -39,23 +38,23 @@ type session struct {
 func newSession(conn io.ReadWriteCloser) *session {
 	s := &session{conn: conn, turn: make(chan struct{}, 1), done: make(chan struct{})}
 	s.turn <- struct{}{}
-	s.wg.Go(func() {
+	go func() { // ends with the answer or with conn
 		defer s.release()
 		if _, err := s.value(bootstrap, false); err != nil {
 			s.dead = fmt.Errorf("prepare the Deno REPL: %w", err)
 		}
-	})
+	}()
 	return s
 }
 
-// close drops the connection, which fails the call that uses it, and waits
-// for that call's goroutine. It is idempotent.
+// close drops the connection, which fails the call that uses it, and keeps
+// the turn for good once that call has ended. It is idempotent.
 func (s *session) close() {
 	s.once.Do(func() {
 		close(s.done)
 		s.conn.Close()
+		s.turn <- struct{}{}
 	})
-	s.wg.Wait()
 }
 
 func (s *session) release() { <-s.turn }
@@ -103,14 +102,14 @@ func (s *session) exchange(ctx context.Context, f func() (string, error)) (json.
 		err  error
 	}
 	answers := make(chan answer, 1)
-	s.wg.Go(func() {
+	go func() { // ends with the answer or with conn
 		defer s.release()
 		text, err := "", s.dead
 		if err == nil {
 			text, err = f()
 		}
 		answers <- answer{text, err}
-	})
+	}()
 	select {
 	case a := <-answers:
 		return json.RawMessage(a.text), a.err

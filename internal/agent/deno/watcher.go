@@ -2,7 +2,6 @@ package deno
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,7 +17,6 @@ import (
 type watcher struct {
 	dir  string
 	fifo *os.File
-	wg   sync.WaitGroup
 	once sync.Once
 }
 
@@ -67,18 +65,14 @@ func (w *watcher) path(name string) string { return filepath.Join(w.dir, name) }
 // preload is the module that the program must load first.
 func (w *watcher) preload() string { return w.path("preload.mjs") }
 
-// follow calls restarted for each start but the first, until close.
+// follow calls restarted for each start but the first, until close. It takes
+// the starts one by one: whoever floods the FIFO waits for its own
+// notifications.
 func (w *watcher) follow(restarted func()) {
-	w.wg.Go(func() { follow(w.fifo, restarted) })
-}
-
-// follow reads one byte per start. It takes them singly, so that a flood of
-// bytes costs the flooder's own notifications only.
-func follow(starts io.Reader, restarted func()) {
 	first := true
 	var b [1]byte
 	for {
-		if _, err := starts.Read(b[:]); err != nil {
+		if _, err := w.fifo.Read(b[:]); err != nil {
 			return
 		}
 		if !first {
@@ -92,7 +86,6 @@ func follow(starts io.Reader, restarted func()) {
 func (w *watcher) close() {
 	w.once.Do(func() {
 		w.fifo.Close()
-		w.wg.Wait()
 		os.RemoveAll(w.dir)
 	})
 }
