@@ -1,0 +1,108 @@
+package cgroup
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSettings(t *testing.T) {
+	limits := Limits{MemoryBytes: 1 << 30, CPUs: 2, PIDs: 100}
+	got := map[string]string{}
+	for _, s := range v2Settings(limits) {
+		got["v2 "+s.file] = s.value
+	}
+	for _, controller := range v1Limited {
+		for _, s := range v1Settings(controller, limits) {
+			got["v1 "+s.file] = s.value
+		}
+	}
+	want := map[string]string{
+		"v2 memory.max": "1073741824", "v2 memory.swap.max": "0", "v2 memory.oom.group": "1",
+		"v2 cpu.max": "200000 100000", "v2 pids.max": "100",
+		"v1 memory.limit_in_bytes": "1073741824", "v1 memory.memsw.limit_in_bytes": "1073741824",
+		"v1 cpu.cfs_period_us": "100000", "v1 cpu.cfs_quota_us": "200000", "v1 pids.max": "100",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+	if n := len(v2Settings(Limits{})); n != 0 {
+		t.Errorf("no limits make %d settings", n)
+	}
+}
+
+// put writes a file of a stand-in hierarchy.
+func put(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadings(t *testing.T) {
+	for _, c := range []struct {
+		version string
+		v2      bool
+		files   map[string]string
+	}{
+		{"v1", false, map[string]string{
+			"memory/atoll/x/memory.oom_control":    "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+			"memory/atoll/x/memory.usage_in_bytes": "4096\n",
+			"memory/atoll/x/cgroup.procs":          "11\n12\n",
+			"cpuacct/atoll/x/cpuacct.usage":        "5000000\n",
+			"pids/atoll/x/pids.current":            "7\n",
+		}},
+		{"v2", true, map[string]string{
+			"atoll/x/memory.events":  "low 0\noom 1\noom_kill 3\n",
+			"atoll/x/memory.current": "4096\n",
+			"atoll/x/cgroup.procs":   "11\n12\n",
+			"atoll/x/cpu.stat":       "usage_usec 5000\nuser_usec 1\n",
+			"atoll/x/pids.current":   "7\n",
+		}},
+	} {
+		root := t.TempDir()
+		for file, content := range c.files {
+			put(t, filepath.Join(root, file), content)
+		}
+		g := open(root, "x", c.v2)
+		memory, err := g.MemoryBytes()
+		if err != nil || memory != 4096 || g.OOMKills() != 3 || g.CPUTime() != 5*time.Millisecond || g.Threads() != 7 {
+			t.Errorf("%s: memory %d (%v), oom kills %d, cpu %v, threads %d", c.version, memory, err, g.OOMKills(), g.CPUTime(), g.Threads())
+		}
+		if diff := cmp.Diff([]int{11, 12}, g.PIDs()); diff != "" {
+			t.Errorf("%s: pids (-want +got):\n%s", c.version, diff)
+		}
+		if diff := cmp.Diff([]string{"x"}, leftovers(root, c.v2)); diff != "" {
+			t.Errorf("%s: leftovers (-want +got):\n%s", c.version, diff)
+		}
+	}
+}
+
+func TestGoneGroup(t *testing.T) {
+	g := open(t.TempDir(), "gone", true)
+	if err := g.Remove(t.Context()); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if g.OOMKills() != 0 || len(g.PIDs()) != 0 {
+		t.Error("a group that is gone has readings")
+	}
+}
+
+// A group that cannot be removed is an error when the time is up, not a hang.
+func TestRemoveGivesUp(t *testing.T) {
+	root := t.TempDir()
+	put(t, filepath.Join(root, "atoll/x/keep"), "")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := open(root, "x", true).Remove(ctx); err == nil || !strings.Contains(err.Error(), "atoll/x") {
+		t.Errorf("remove: %v", err)
+	}
+}

@@ -1,0 +1,77 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"flag"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/atollhq/atoll/internal/cgroup"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func exampleSpec() machine.Spec {
+	return machine.Spec{
+		ID: "sbx_ord_0123456789abcdefghjk", Dir: "/var/lib/atoll/sandboxes/x/machine", Hostname: "example",
+		Image: machine.Image{File: "/images/debian-13.erofs"}, Agent: "/usr/lib/atoll/atoll-agent",
+		MemoryBytes: 1280 << 20, CPUs: 2, DiskBytes: 10 << 30,
+		Network: machine.Network{
+			MTU: 1500, GuestMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, GatewayMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+			Guest4: netip.MustParsePrefix("10.87.0.2/24"), Gateway4: netip.MustParseAddr("10.87.0.1"),
+		},
+	}
+}
+
+// What runsc is asked for is the isolation: a change shows here.
+func TestGoldens(t *testing.T) {
+	s := exampleSpec()
+	spec, err := json.MarshalIndent(ociSpec(s, cgroup.Open(s.ID)), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/config.json", string(spec)+"\n")
+	golden(t, "testdata/args.txt", strings.Join(runscArgs(s), "\n")+"\n")
+}
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update rewrites it):\n%s", file, diff)
+	}
+}
+
+func TestLimitsAddTheDriversOverhead(t *testing.T) {
+	got := (&gvisorMachine{}).limits(exampleSpec())
+	want := cgroup.Limits{MemoryBytes: 1280<<20 + overheadBytes, CPUs: 2, PIDs: defaultMaxPIDs}
+	if got != want {
+		t.Errorf("limits %+v; want %+v", got, want)
+	}
+}
+
+func TestTailIsBoundedAndClean(t *testing.T) {
+	tail := &tailBuffer{limit: 8}
+	for _, s := range []string{"early ", "\x1b[31m", "\xff\x00end\n"} {
+		if n, err := tail.Write([]byte(s)); n != len(s) || err != nil {
+			t.Fatalf("write: %d, %v", n, err)
+		}
+	}
+	if got := tail.String(); len(got) > 8 || strings.ContainsAny(got, "\x1b\x00\xff") || !strings.HasSuffix(got, "end") {
+		t.Errorf("tail is %q", got)
+	}
+}
