@@ -132,10 +132,10 @@ func (in *inbox) deliver(d stack.NetworkDispatcher, n int) {
 	if n >= largeFrame {
 		in.view = nil
 		v.CapLength(n)
+		v.TrimFront(etherSize)
 	} else {
-		v = buffer.NewViewWithData(v.AsSlice()[:n])
+		v = buffer.NewViewWithData(v.AsSlice()[etherSize:n])
 	}
-	v.TrimFront(etherSize)
 	proto := ipv4.ProtocolNumber
 	if v.AsSlice()[0]>>4 == 6 {
 		proto = ipv6.ProtocolNumber
