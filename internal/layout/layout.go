@@ -57,3 +57,9 @@ func (i Image) File() string { return filepath.Join(i.Dir, i.Name+".erofs") }
 
 // Metadata describes it, as JSON.
 func (i Image) Metadata() string { return filepath.Join(i.Dir, i.Name+".json") }
+
+// Lock is locked while the image is built.
+func (i Image) Lock() string { return filepath.Join(i.Dir, "."+i.Name+".lock") }
+
+// Work is the private directory of a build, removed at its end.
+func (i Image) Work() string { return filepath.Join(i.Dir, ".build-"+i.Name) }
