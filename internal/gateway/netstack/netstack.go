@@ -44,12 +44,14 @@ const (
 	// maxSyns bounds connections that are asked for and not yet answered.
 	maxSyns = 2048
 
-	// startWindow is what a connection's receive buffer begins with; it grows
-	// up to maxBuffer as the reader keeps up. It holds several of the largest
-	// segments, because a sender that may have only one in flight waits for
-	// its acknowledgement each time.
-	startWindow = 512 << 10
-	maxBuffer   = 4 << 20
+	// startBuffer is what a connection's buffers begin with; they grow as the
+	// reader keeps up. It holds several of the largest segments, because a
+	// sender that may have only one in flight waits for its acknowledgement
+	// each time. What we send at most is less than a stream's queue takes, so
+	// that one connection alone never overflows it.
+	startBuffer = 512 << 10
+	maxReceive  = 4 << 20
+	maxSend     = 1 << 20
 
 	// After both ends have closed, the guest is on the same machine: nothing
 	// of the connection can still be under way for long.
@@ -93,7 +95,7 @@ func New(cfg Config) (*Stack, error) {
 		s.ip.Destroy()
 		return nil, err
 	}
-	fwd := tcp.NewForwarder(s.ip, startWindow, maxSyns, func(r *tcp.ForwarderRequest) {
+	fwd := tcp.NewForwarder(s.ip, startBuffer, maxSyns, func(r *tcp.ForwarderRequest) {
 		cfg.Handler.HandleTCP(&Syn{req: r})
 	})
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
@@ -140,8 +142,8 @@ func tune(ip *stack.Stack) error {
 		wait     = tcpip.TCPTimeWaitTimeoutOption(timeWait)
 		fin      = tcpip.TCPLingerTimeoutOption(linger)
 		retries  = tcpip.TCPSynRetriesOption(synRetries)
-		receive  = tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: startWindow, Max: maxBuffer}
-		send     = tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: startWindow, Max: maxBuffer}
+		receive  = tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: startBuffer, Max: maxReceive}
+		send     = tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: startBuffer, Max: maxSend}
 	)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &control, &recovery, &wait, &fin, &retries, &receive, &send} {
 		if err := ip.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
