@@ -36,6 +36,7 @@ type conn struct {
 
 	mu       sync.Mutex // guards the rest
 	closeErr *CloseError
+	leaving  bool // close was called
 	nextID   int64
 	pending  map[int64]chan reply
 	dropped  map[int64]func(json.RawMessage) // calls given up: what to undo when they answer
@@ -86,6 +87,9 @@ func (c *conn) shut(cause error) {
 		return
 	}
 	c.closeErr = closeErrorOf(cause)
+	if c.leaving && (c.closeErr.Reason == "" || c.closeErr.Err != nil) {
+		c.closeErr = &CloseError{Code: int(websocket.StatusNormalClosure), Reason: "closed by the client"}
+	}
 	pending := c.pending
 	c.pending, c.dropped, c.watchers = nil, nil, nil
 	close(c.done)
@@ -99,11 +103,15 @@ func (c *conn) shut(cause error) {
 
 // close says goodbye, frees the socket and waits for the loops.
 func (c *conn) close() error {
+	c.mu.Lock()
+	over := c.closeErr != nil
+	c.leaving = true
+	c.mu.Unlock()
 	var err error
-	if c.err() == nil {
+	if !over {
 		err = c.ws.Close(websocket.StatusNormalClosure, "")
 	}
-	c.shut(&CloseError{Code: int(websocket.StatusNormalClosure), Reason: "closed by the client"})
+	c.shut(&CloseError{Code: int(websocket.StatusNormalClosure)})
 	c.loops.Wait()
 	if c.err().Code == int(websocket.StatusNormalClosure) {
 		return nil

@@ -42,10 +42,20 @@ func (s *Sandbox) Err() *CloseError { return s.conn.err() }
 // primary client's connection.
 func (s *Sandbox) Close() error { return s.conn.close() }
 
-// Kill ends the sandbox at once, then the connection.
+// farewell is how long Kill waits for the server to end the connection.
+const farewell = 2 * time.Second
+
+// Kill ends the sandbox at once and with it the connection.
 func (s *Sandbox) Kill(ctx context.Context) error {
 	if err := s.sandboxes.Kill(ctx, s.id); err != nil {
 		return err
+	}
+	wait := time.NewTimer(farewell)
+	defer wait.Stop()
+	select {
+	case <-s.conn.done:
+	case <-ctx.Done():
+	case <-wait.C:
 	}
 	return s.Close()
 }

@@ -1,7 +1,6 @@
 package clienttest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -141,10 +140,16 @@ func (c *Conn) answer(ctx context.Context, req api.Request, method Method) {
 	c.reply(resp)
 }
 
+// reply does not run large results through the encoder a second time.
 func (c *Conn) reply(resp api.Response) {
-	var out bytes.Buffer
-	_ = json.NewEncoder(&out).Encode(resp)
-	c.send(bytes.TrimSpace(out.Bytes()))
+	if resp.Error != nil {
+		out, _ := json.Marshal(resp)
+		c.send(out)
+		return
+	}
+	out := append([]byte(`{"jsonrpc":"2.0","id":`), resp.ID...)
+	out = append(append(out, `,"result":`...), resp.Result...)
+	c.send(append(out, '}'))
 }
 
 func (c *Conn) notification(req api.Request) {

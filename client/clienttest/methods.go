@@ -465,7 +465,10 @@ func processKill(_ context.Context, c *Conn, p api.ProcessKillParams) (any, erro
 	}
 	for sig, name := range signalNames {
 		if name == want {
-			return nil, syscall.Kill(-p.PID, sig)
+			if err := syscall.Kill(-p.PID, sig); !errors.Is(err, syscall.ESRCH) {
+				return nil, err
+			}
+			return nil, errNoProcess
 		}
 	}
 	return nil, fmt.Errorf("unknown signal %s", want)

@@ -274,7 +274,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sb *sandbox, prim
 	c := newConn(s, sb, ws)
 	s.mu.Lock()
 	sb.conns[c] = true
+	late, reason := sb.info.Status == api.StatusStopped, sb.info.StopReason
 	s.mu.Unlock()
+	if late { // ended while this connection was being made
+		_ = ws.Close(websocket.StatusNormalClosure, reason)
+	}
 	c.run(ctx)
 	s.mu.Lock()
 	delete(sb.conns, c)

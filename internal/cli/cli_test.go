@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -12,7 +13,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/atollhq/atoll/client/clienttest"
+	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/cli"
+	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/store"
 )
 
 // TestMain makes this binary serve as the atoll command of the scripts.
@@ -36,8 +40,10 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exit":   cmdExit,
-			"readid": cmdReadID,
+			"exit":       cmdExit,
+			"readid":     cmdReadID,
+			"initstore":  cmdInitStore,
+			"firsttoken": cmdFirstToken,
 		},
 	})
 }
@@ -85,4 +91,28 @@ func cmdReadID(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: readid NAME, after a command with output")
 	}
 	ts.Setenv(args[0], words[len(words)-1])
+}
+
+// cmdInitStore makes the store that a first start of the server would make.
+func cmdInitStore(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx := context.Background()
+	s, err := store.Open(ctx, layout.Data{Dir: ts.Getenv("DATA")}.Database())
+	ts.Check(err)
+	_, err = auth.NewKeeper(s, slog.New(slog.DiscardHandler)).EnsureOrg(ctx)
+	ts.Check(err)
+	ts.Check(s.Close())
+}
+
+// cmdFirstToken sets a variable to the id of the oldest token.
+func cmdFirstToken(ts *testscript.TestScript, neg bool, args []string) {
+	ctx := context.Background()
+	s, err := store.Open(ctx, layout.Data{Dir: ts.Getenv("DATA")}.Database())
+	ts.Check(err)
+	defer s.Close()
+	tokens, err := s.Tokens(ctx)
+	ts.Check(err)
+	if neg || len(args) != 1 || len(tokens) == 0 {
+		ts.Fatalf("usage: firsttoken NAME, with a token in the store")
+	}
+	ts.Setenv(args[0], tokens[0].ID)
 }
