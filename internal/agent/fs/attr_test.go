@@ -92,7 +92,7 @@ func TestChown(t *testing.T) {
 func TestUtime(t *testing.T) {
 	s, home := newService(t)
 	put(t, home, "f", "")
-	old := api.Date{Time: time.Date(1969, 7, 20, 20, 17, 40, 123e6, time.UTC)}
+	old := api.Date{Time: time.Date(1972, 12, 11, 19, 54, 57, 123e6, time.UTC)}
 	recent := api.Date{Time: time.Date(2024, 2, 29, 1, 2, 3, 4e6, time.UTC)}
 	must(t, s.utime(t.Context(), api.UtimeParams{Path: "f", Atime: old, Mtime: recent}))
 	info, err := s.stat(t.Context(), at("f"))

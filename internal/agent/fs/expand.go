@@ -92,7 +92,7 @@ func (g *globPlan) setExclude(globs []string, root string, syntax globSyntax) er
 }
 
 func (g *globPlan) setSegments(glob, root string, syntax globSyntax) error {
-	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(glob, "/"), "/"), "/")
+	parts := strings.FieldsFunc(glob, func(c rune) bool { return c == '/' })
 	if len(parts) > maxSegments {
 		return badGlob(glob, "it has too many parts")
 	}

@@ -56,6 +56,7 @@ func TestExpandGlob(t *testing.T) {
 		{"brackets", "[a-b].*", api.GlobOptions{}, "a.ts b.JS"},
 		{"case", "*.js", api.GlobOptions{CaseInsensitive: yes}, "b.JS"},
 		{"trailing slash", "*/", api.GlobOptions{}, ".git d d-x"},
+		{"many slashes", "*//e///*.md", api.GlobOptions{}, "d/e/g.md"},
 		{"no dirs", "*", api.GlobOptions{IncludeDirs: no}, "a.ts b.JS link"},
 		{"exclude", "**/*.ts", api.GlobOptions{Exclude: []string{"d", ".git/**"}}, "a.ts d-x/h.ts"},
 		{"exclude by glob", "**/*.ts", api.GlobOptions{Exclude: []string{"**/e", "*.ts"}}, ".git/i.ts d-x/h.ts d/c.ts"},
