@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -120,7 +122,7 @@ func report(err error, asJSON bool, io IO) int {
 		_ = json.NewEncoder(io.Err).Encode(map[string]failure{"error": f})
 		return code
 	}
-	fmt.Fprintln(io.Err, "atoll: "+f.line())
+	fmt.Fprintln(io.Err, "atoll: "+printable(f.line()))
 	if f.Hint != "" {
 		fmt.Fprintln(io.Err, "  hint: "+f.Hint)
 	}
@@ -135,6 +137,17 @@ func (f failure) line() string {
 		return fmt.Sprintf("%s (%s)", f.Message, f.Code)
 	}
 	return fmt.Sprintf("%s (%s, trace %s)", f.Message, f.Code, f.TraceID)
+}
+
+// printable keeps text that a sandbox may have chosen from steering the
+// terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // describe finds the words for an error.

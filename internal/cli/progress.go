@@ -54,7 +54,7 @@ func (p *progress) skip(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
-		fmt.Fprintf(p.err, "atoll: %s is neither file, directory nor link: skipped\n", name)
+		fmt.Fprintf(p.err, "atoll: %s is neither file, directory nor link: skipped\n", printable(name))
 	}
 }
 
