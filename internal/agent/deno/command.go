@@ -10,11 +10,6 @@ import (
 // allows 128 KiB per argument (MAX_ARG_STRLEN, execve(2)).
 const maxInline = 96 << 10
 
-// extensions are the kinds of code that spawnDeno accepts.
-var extensions = map[string]bool{
-	"js": true, "cjs": true, "mjs": true, "ts": true, "cts": true, "mts": true, "jsx": true, "tsx": true,
-}
-
 // runArgs is the command line for an entrypoint. preload may be "".
 func runArgs(p *api.SpawnDenoParams, preload string) []string {
 	args := []string{"run", "-A"}

@@ -5,11 +5,17 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(fakeDenoEnv) != "" && len(os.Args) > 1 && os.Args[1] != "" && os.Args[1][0] != '-' {
+		os.Exit(fakeDeno(os.Args[1:]))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // denoBinary finds a real Deno or skips the test: CI's end-to-end tests
 // always run these paths inside a sandbox.
@@ -33,4 +39,19 @@ func listenLocal(t *testing.T) net.Listener {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t *testing.T, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("waited in vain")
+		}
+	}
 }

@@ -3,7 +3,6 @@ package deno
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -58,7 +57,7 @@ func (s *Service) Close() { s.running.Wait() }
 // unsupported registers methods that a later version brings.
 func unsupported(reg *rpc.Registry, methods ...string) {
 	for _, name := range methods {
-		rpc.Register(reg, name, func(context.Context, *rpc.Conn, json.RawMessage) (rpc.Null, error) {
+		rpc.Register(reg, name, func(context.Context, *rpc.Conn, struct{}) (rpc.Null, error) {
 			return rpc.Null{}, rpc.NewError("NotSupported", "ENOTSUP", "%s is not supported yet by this server", name)
 		})
 	}

@@ -114,7 +114,7 @@ func TestEvalErrors(t *testing.T) {
 		{"throw 3", "Error", "Uncaught 3"},
 		{"throw undefined", "Error", "Uncaught undefined"},
 		{"const c = {a: []}; c.a.push(c); c", "TypeError", "The value can't be returned because it contains itself, at .a[0]"},
-		{"'x'.repeat(40e6)", "RangeError", "The value is too large to return"},
+		{"['x'.repeat(40e6)]", "RangeError", "The value is too large to return"},
 		{"new Proxy({}, {ownKeys() { throw new EvalError('t') }})", "EvalError", "t"},
 	} {
 		_, err := s.eval(t.Context(), tc.code)

@@ -67,23 +67,15 @@ func (s *Service) notify(c *rpc.Conn, w *watcher) (id string) {
 	return id
 }
 
-// prepare checks the parameters and makes the command line.
+// prepare makes the command line; the parameters have been validated.
 func (s *Service) prepare(p *api.SpawnDenoParams) (*program, error) {
-	switch {
-	case p.Entrypoint != nil && p.Code != nil:
-		return nil, rpc.NewError("TypeError", "", "entrypoint and code can't be given both")
-	case p.Entrypoint != nil:
-		return s.prepareEntrypoint(p)
-	case p.Code != nil:
+	if p.Code != nil {
 		return s.prepareCode(p)
 	}
-	return nil, rpc.NewError("TypeError", "", "either entrypoint or code must be given")
+	return s.prepareEntrypoint(p)
 }
 
 func (s *Service) prepareEntrypoint(p *api.SpawnDenoParams) (*program, error) {
-	if *p.Entrypoint == "" {
-		return nil, rpc.NewError("TypeError", "", "entrypoint must not be empty")
-	}
 	if p.Watch == nil || !p.Watch.Enabled {
 		return &program{args: runArgs(p, "")}, nil
 	}
@@ -98,9 +90,6 @@ func (s *Service) prepareCode(p *api.SpawnDenoParams) (*program, error) {
 	extension := "ts"
 	if p.Extension != nil {
 		extension = *p.Extension
-	}
-	if !extensions[extension] {
-		return nil, rpc.NewError("TypeError", "", "extension must be one of js, cjs, mjs, ts, cts, mts, jsx, tsx, not '%s'", extension)
 	}
 	if len(*p.Code) <= maxInline && !strings.Contains(*p.Code, "\x00") {
 		return &program{args: evalArgs(*p.Code, extension, p.ScriptArgs)}, nil

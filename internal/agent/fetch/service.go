@@ -37,15 +37,11 @@ func (s *Service) Close() {
 }
 
 // fetch answers as soon as the response's headers are there. The response's
-// body lives as long as the connection, beyond the call, and can be aborted
-// like the call.
-func (s *Service) fetch(_ context.Context, c *rpc.Conn, p api.FetchParams) (api.FetchResult, error) {
-	request, err := s.request(c, p)
-	if err != nil {
-		return api.FetchResult{}, err
-	}
-	ctx, release := c.Abortable(c.Context(), p.AbortID)
-	res, err := s.client.Do(ctx, request)
+// body goes on after the call, as long as the connection (ctx), and can be
+// aborted like the call.
+func (s *Service) fetch(ctx context.Context, c *rpc.Conn, p api.FetchParams) (api.FetchResult, error) {
+	ctx, release := c.Abortable(ctx, p.AbortID)
+	res, err := s.client.Do(ctx, s.request(c, p))
 	if err != nil {
 		release()
 		return api.FetchResult{}, remoteError(err)
@@ -65,22 +61,24 @@ func (s *Service) fetch(_ context.Context, c *rpc.Conn, p api.FetchParams) (api.
 	return result, nil
 }
 
-func (s *Service) request(c *rpc.Conn, p api.FetchParams) (Request, error) {
-	r := Request{URL: p.URL, Method: p.Method, Headers: p.Headers}
-	switch p.Redirect {
-	case "", "follow":
-	case "manual":
-		r.Manual = true
-	default:
-		return r, remoteError(invalid("Redirect mode is not supported: '%s'", p.Redirect))
-	}
+func (s *Service) request(c *rpc.Conn, p api.FetchParams) Request {
+	r := Request{URL: p.URL, Method: p.Method, Headers: p.Headers, Manual: p.Redirect == "manual"}
 	if p.BodyStreamID != nil {
-		r.Body = c.InStream(*p.BodyStreamID)
+		r.Body = upload{c.InStream(*p.BodyStreamID)}
 	}
 	if p.PID != nil {
 		r.ToServer = func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, *p.PID) }
 	}
-	return r, nil
+	return r
+}
+
+// upload is a request's body as it comes from the client. Unlike the
+// stream's own, its Close may be called while a Read waits.
+type upload struct{ *rpc.InStream }
+
+func (u upload) Close() error {
+	u.Cancel(rpc.NewError("Error", "", "the request has ended"))
+	return nil
 }
 
 // sink is the part of *rpc.OutStream that pump uses.
