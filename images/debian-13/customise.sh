@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # certificate settings are not the image's.
 inside() {
 	env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-		HOME=/tmp LC_ALL=C.UTF-8 chroot "$root" "$@"
+		HOME=/root LC_ALL=C.UTF-8 chroot "$root" "$@"
 }
 
 # The user. Everything the SDK starts runs as app, which may become root.
@@ -51,8 +51,9 @@ inside sh -eu -c '
 ' >"$here/versions"
 inside dpkg-query --show --showformat='${Package} ${Version}\n' >"$here/packages"
 
-# Leftovers of the build.
-rm -rf "$root"/tmp/* "$root"/tmp/.[!.]* "$root"/root/.cache "$root"/root/.npm
+# Leftovers of the build. Not /tmp: mmdebstrap keeps its own apt settings there
+# until it cleans up, and would clean the host's package lists without them.
+rm -rf "$root"/root/.cache "$root"/root/.npm "$root"/root/.deno
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 rm -rf "$root"/var/cache/ldconfig
 find "$root/var/log" -type f -delete

@@ -46,6 +46,8 @@ var rootChecks = []rootCheck{
 	{"etc/ssh/ssh_host_*", absent, "no two sandboxes may share host keys"},
 	{"usr/local/share/ca-certificates/*", absent, "the build host's certificates are trusted by choice of each server"},
 	{"usr/lib/python3*/EXTERNALLY-MANAGED", absent, "pip may install into the sandbox"},
+	{"tmp/*", absent, "leftover of the build"},
+	{"root/.[!bp]*", absent, "leftover of the build; .bashrc and .profile may stay"},
 	{"var/lib/apt/lists/*_*", absent, "package lists would be stale"},
 }
 
