@@ -31,7 +31,7 @@ import (
 
 const (
 	guestNIC   = 1
-	guestQueue = 4096
+	guestQueue = 65536
 	maxFrame   = 65535
 )
 

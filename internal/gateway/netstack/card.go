@@ -25,8 +25,8 @@ type wire interface {
 	// the card's reading goroutine calls it.
 	ReadFrame(buf []byte) (int, error)
 	// WriteFrame sends one frame, given in pieces that it doesn't keep. It
-	// never blocks on the guest: what doesn't fit is lost. It may be called
-	// concurrently.
+	// waits for the guest a moment at most: what doesn't fit is lost. It may
+	// be called concurrently.
 	WriteFrame(pieces [][]byte) error
 	// Close ends a blocked ReadFrame and waits for the wire's goroutines.
 	Close() error

@@ -47,8 +47,8 @@ const (
 	// startBuffer is what a connection's buffers begin with; they grow as the
 	// reader keeps up. It holds several of the largest segments, because a
 	// sender that may have only one in flight waits for its acknowledgement
-	// each time. What we send at most is less than a stream's queue takes, so
-	// that one connection alone never overflows it.
+	// each time. What we send at most is less, because what the guest doesn't
+	// take stays here.
 	startBuffer = 512 << 10
 	maxReceive  = 4 << 20
 	maxSend     = 1 << 20

@@ -8,13 +8,19 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 )
 
 const (
 	streamHead   = 4         // bytes before a frame: its length, big endian
 	streamReadBy = 128 << 10 // bytes read at once
-	streamQueue  = 4 << 20   // bytes that wait for the guest, at most
+	streamQueue  = 1 << 20   // bytes that wait for the guest, at most
 	streamKeep   = 256 << 10 // bytes of queue kept for the next use
+
+	// streamPatience is how long a full queue holds up its writers before it
+	// loses frames. Holding up is what keeps a burst from becoming loss;
+	// losing is what keeps a guest that never reads from stopping us.
+	streamPatience = 100 * time.Millisecond
 )
 
 // errFrameSize is fatal: after a wrong length nothing in a stream is certain.
@@ -24,20 +30,23 @@ var errFrameSize = errors.New("frame of impossible size in the stream")
 // each behind its length: what QEMU's "-netdev stream" speaks.
 //
 // The other end decides when it reads. Frames therefore wait in a queue that
-// is bounded in bytes and is drained by a goroutine of its own.
+// is bounded in bytes and is drained by a goroutine of its own; a full queue
+// holds up its writers for a moment.
 type stream struct {
 	file *os.File
 	in   *bufio.Reader
 	done sync.WaitGroup // the draining goroutine
 
-	mu     sync.Mutex // guards the following
-	wake   sync.Cond  // the queue is not empty, or closed is set
-	queue  []byte     // whole frames, not yet being written
+	mu     sync.Mutex    // guards the following
+	wake   sync.Cond     // the queue is not empty, or closed is set
+	room   chan struct{} // closed, and made anew, when the queue is emptied
+	queue  []byte        // whole frames, not yet being written
+	stuck  bool          // patience has run out since the queue was last emptied
 	closed bool
 }
 
 func newStream(file *os.File) (*stream, error) {
-	s := &stream{file: file, in: bufio.NewReaderSize(file, streamReadBy)}
+	s := &stream{file: file, in: bufio.NewReaderSize(file, streamReadBy), room: make(chan struct{})}
 	s.wake.L = &s.mu
 	s.done.Add(1)
 	go s.drain()
@@ -70,11 +79,14 @@ func (s *stream) WriteFrame(pieces [][]byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for !s.closed && len(s.queue)+streamHead+size > streamQueue {
+		if s.stuck {
+			return nil
+		}
+		s.awaitRoom()
+	}
 	if s.closed {
 		return os.ErrClosed
-	}
-	if len(s.queue)+streamHead+size > streamQueue {
-		return nil
 	}
 	s.queue = binary.BigEndian.AppendUint32(s.queue, uint32(size))
 	for _, p := range pieces {
@@ -82,6 +94,22 @@ func (s *stream) WriteFrame(pieces [][]byte) error {
 	}
 	s.wake.Signal()
 	return nil
+}
+
+// awaitRoom waits, without the lock that it is called with, until the queue is
+// emptied or patience runs out.
+func (s *stream) awaitRoom() {
+	room := s.room
+	s.mu.Unlock()
+	patience := time.NewTimer(streamPatience)
+	defer patience.Stop()
+	select {
+	case <-room:
+		s.mu.Lock()
+	case <-patience.C:
+		s.mu.Lock()
+		s.stuck = s.room == room
+	}
 }
 
 // drain writes what is queued, all of it at once.
@@ -112,12 +140,21 @@ func (s *stream) next(written []byte) (batch []byte, ok bool) {
 		s.wake.Wait()
 	}
 	batch, s.queue = s.queue, written[:0]
+	s.renewRoom()
 	return batch, !s.closed
+}
+
+// renewRoom lets the writers go on. It is called with the lock held.
+func (s *stream) renewRoom() {
+	s.stuck = false
+	close(s.room)
+	s.room = make(chan struct{})
 }
 
 func (s *stream) shut() {
 	s.mu.Lock()
 	s.closed = true
+	s.renewRoom()
 	s.mu.Unlock()
 	s.wake.Signal()
 }

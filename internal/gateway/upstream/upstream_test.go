@@ -104,7 +104,7 @@ func resolve(t *testing.T, servers ...*nameServer) (dnsmessage.Message, error) {
 	for _, s := range servers {
 		h.Nameservers = append(h.Nameservers, s.addr)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	return h.Resolve(ctx, question("A-name.With.Letters.example."))
 }
