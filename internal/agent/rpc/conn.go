@@ -87,6 +87,9 @@ func newConn(ctx context.Context, stream net.Conn, header link.RPCHeader, reg *R
 // Context ends with the connection.
 func (c *Conn) Context() context.Context { return c.ctx }
 
+// MaxMessage is how many bytes one message to the client may have.
+func (c *Conn) MaxMessage() int { return c.maxOut }
+
 // Done is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
 
