@@ -323,6 +323,9 @@ func TestLifetimes(t *testing.T) {
 	if err != nil || time.Until(until) < 9*time.Minute {
 		t.Errorf("extend: %v, %v", until, err)
 	}
+	if one, err := c.Sandboxes.Get(ctx, sb.ID()); err != nil || one.Labels["k"] != "v" || one.StopAt == nil {
+		t.Errorf("get: %+v, %v", one, err)
+	}
 	again, err := c.Sandboxes.Connect(ctx, sb.ID())
 	if err != nil {
 		t.Fatal(err)

@@ -120,22 +120,15 @@ func (s *Sandboxes) List(ctx context.Context, o ListOptions) ([]api.Sandbox, err
 	return out, err
 }
 
-// Get returns one sandbox. An unknown id is an *APIError with status 404.
+// Get returns one sandbox, running or recently stopped. An unknown id is an
+// *APIError with status 404.
 func (s *Sandboxes) Get(ctx context.Context, id string) (*api.Sandbox, error) {
-	all, err := s.List(ctx, ListOptions{})
+	var out api.Sandbox
+	err := s.client.do(ctx, http.MethodGet, s.client.sandboxURL.String()+sandboxPath(id), nil, &out)
 	if err != nil {
 		return nil, err
 	}
-	for i := range all {
-		if all[i].ID == id {
-			return &all[i], nil
-		}
-	}
-	return nil, &APIError{
-		Status:  http.StatusNotFound,
-		Code:    "SANDBOX_NOT_FOUND",
-		Message: "There is no sandbox " + id + ".",
-	}
+	return &out, nil
 }
 
 // Kill ends a sandbox at once.

@@ -75,6 +75,7 @@ func New(dir string) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v3/sandboxes/create", s.create)
 	mux.HandleFunc("GET /api/v3/sandbox/{id}/connect", s.connect)
+	mux.HandleFunc("GET /api/v3/sandbox/{id}", s.get)
 	mux.HandleFunc("DELETE /api/v3/sandbox/{id}", s.kill)
 	mux.HandleFunc("PATCH /api/v3/sandbox/{id}", s.extend)
 	mux.HandleFunc("GET /api/v2/sandboxes", s.list)
@@ -247,6 +248,18 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(out)
+}
+
+func (s *Server) get(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sb := s.sandboxes[r.PathValue("id")]
+	if sb == nil {
+		fail(w, http.StatusNotFound, "SANDBOX_NOT_FOUND", "There is no sandbox "+r.PathValue("id")+".")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(sb.info)
 }
 
 func labelsMatch(labels map[string]string, query map[string][]string) bool {

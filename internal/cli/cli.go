@@ -30,6 +30,10 @@ type IO struct {
 	Getenv   func(string) string
 	Terminal bool   // Err is a terminal: progress may be drawn
 	Version  string // of this build
+
+	// Serve is the server itself, which this package does not know. Without
+	// it there is no serve command.
+	Serve ServeFunc
 }
 
 // Main runs the command line and returns the exit code. ctx ends when the
@@ -78,6 +82,9 @@ directory of a server on this host.`,
 		newKill(g, io), newExtend(g, io), newEnv(g, io), newToken(g, io), newImage(g, io), newDoctor(g, io), newVersion(g, io),
 		newExitCodesTopic(),
 	)
+	if io.Serve != nil {
+		root.AddCommand(newServe(io))
+	}
 	return root
 }
 

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 	"github.com/atollhq/atoll/client/clienttest"
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/cli"
+	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/store"
 )
@@ -29,7 +31,15 @@ func atoll() int {
 	defer stop()
 	return cli.Main(ctx, os.Args[1:], cli.IO{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Version: "test",
+		Serve: fakeServe,
 	})
+}
+
+// fakeServe only says what it was asked for.
+func fakeServe(_ context.Context, s config.Server, log *slog.Logger) error {
+	fmt.Println("listen", s.Listen, "data", s.DataDir, "regions", s.Regions)
+	log.Info("served")
+	return nil
 }
 
 // TestScripts runs each story in testdata against a server of its own, which

@@ -36,10 +36,7 @@ func (g *global) addFlags(f *pflag.FlagSet) {
 // server returns the settings of the server on this host, as serve would see
 // them. Settings that are wrong leave the defaults: serve itself complains.
 func (g *global) server(getenv func(string) string) config.Server {
-	s, err := config.Load(config.Sources{Env: func(name string) (string, bool) {
-		v := getenv(name)
-		return v, v != ""
-	}})
+	s, err := config.Load(config.Sources{Env: lookup(getenv)})
 	if err != nil {
 		s = config.Default()
 		if dir := getenv("ATOLL_DATA_DIR"); dir != "" {
