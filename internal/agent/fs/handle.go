@@ -18,6 +18,7 @@ const maxRead = 64 << 20
 // handles are the open files of one connection.
 type handles struct {
 	limit int
+	owned sync.Once // the connection has been told to close them
 
 	mu     sync.Mutex // guards what follows
 	files  map[int64]*file

@@ -64,31 +64,26 @@ func (s *Service) registerPaths(reg *rpc.Registry) {
 	call(reg, "makeTempDir", s.makeTempDir)
 	call(reg, "makeTempFile", s.makeTempFile)
 	rpc.Register(reg, "readDir", func(ctx context.Context, c *rpc.Conn, p api.PathParams) ([]api.DirEntry, error) {
-		list, err := s.readDir(ctx, p.Path, s.maxMessage(c)-answerOverhead)
+		list, err := s.readDir(ctx, p.Path, maxMessage(c)-answerOverhead)
 		return list, remote(err)
 	})
 	call(reg, "umask", func(_ context.Context, p api.UmaskParams) (uint32, error) { return s.setUmask(p) })
 }
 
 // maxMessage is how many bytes one message to this client may have.
-func (s *Service) maxMessage(c *rpc.Conn) int64 {
-	if m, ok := any(c).(interface{ MaxMessage() int }); ok && m.MaxMessage() > 0 {
-		return int64(m.MaxMessage())
-	}
-	return s.cfg.MaxMessage
-}
+func maxMessage(c *rpc.Conn) int64 { return int64(c.MaxMessage()) }
 
 func (s *Service) registerContent(reg *rpc.Registry) {
 	rpc.Register(reg, "readFile", func(ctx context.Context, c *rpc.Conn, p api.ReadFileParams) (api.Bytes, error) {
 		ctx, done := c.Abortable(ctx, p.AbortID)
 		defer done()
-		data, err := s.readFile(ctx, p.Path, maxRaw(s.maxMessage(c)))
+		data, err := s.readFile(ctx, p.Path, maxRaw(maxMessage(c)))
 		return data, remote(err)
 	})
 	rpc.Register(reg, "readTextFile", func(ctx context.Context, c *rpc.Conn, p api.ReadFileParams) (string, error) {
 		ctx, done := c.Abortable(ctx, p.AbortID)
 		defer done()
-		text, err := s.readTextFile(ctx, p.Path, s.maxMessage(c)-answerOverhead)
+		text, err := s.readTextFile(ctx, p.Path, maxMessage(c)-answerOverhead)
 		return text, remote(err)
 	})
 	rpc.Register(reg, "writeFile", func(ctx context.Context, c *rpc.Conn, p api.WriteFileParams) (rpc.Null, error) {
@@ -126,11 +121,9 @@ type handlesKey struct{}
 
 // handles returns the connection's open files, which are closed with it.
 func (s *Service) handles(c *rpc.Conn) *handles {
-	return c.Value(handlesKey{}, func() any {
-		h := newHandles(s.cfg.MaxHandles)
-		c.OnClose(h.closeAll)
-		return h
-	}).(*handles)
+	h := c.Value(handlesKey{}, func() any { return newHandles(s.cfg.MaxHandles) }).(*handles)
+	h.owned.Do(func() { c.OnClose(h.closeAll) })
+	return h
 }
 
 // onHandle registers a method that works on the connection's handles.
@@ -152,7 +145,7 @@ func (s *Service) registerHandles(reg *rpc.Registry) {
 	onHandle(s, reg, "open", s.openHandle)
 	onHandle(s, reg, "create", s.createHandle)
 	rpc.Register(reg, "fileRead", func(ctx context.Context, c *rpc.Conn, p api.FileReadParams) (api.FileReadResult, error) {
-		r, err := s.handles(c).read(ctx, p, maxRaw(s.maxMessage(c)))
+		r, err := s.handles(c).read(ctx, p, maxRaw(maxMessage(c)))
 		return r, remote(err)
 	})
 	onHandle(s, reg, "fileWrite", func(ctx context.Context, h *handles, p api.FileWriteParams) (api.FileWriteResult, error) {

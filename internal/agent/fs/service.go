@@ -2,8 +2,6 @@ package fs
 
 import (
 	"golang.org/x/sync/semaphore"
-
-	"github.com/atollhq/atoll/api"
 )
 
 // Config says for whom and where the files are served. Zero fields but UserID,
@@ -15,7 +13,6 @@ type Config struct {
 	TempDir         string   // where makeTempDir and makeTempFile go; default /tmp
 	Workers         int      // threads that file calls may hold; default 16
 	MaxHandles      int      // open files per connection; default 4096
-	MaxMessage      int64    // bytes in one message to a client; default api.MaxServerMessage
 }
 
 func (c Config) withDefaults() Config {
@@ -27,9 +24,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxHandles <= 0 {
 		c.MaxHandles = 4096
-	}
-	if c.MaxMessage <= 0 {
-		c.MaxMessage = api.MaxServerMessage
 	}
 	return c
 }

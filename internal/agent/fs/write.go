@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// writeStep is how much of a stream is collected before it is written.
-	writeStep = 256 << 10
 	// maxStreamFiles bounds the files that are open while their content is
-	// awaited. Beyond it, content is collected first, up to a writeStep.
+	// awaited. Beyond it, the beginning of the content is awaited first.
 	maxStreamFiles = 512
+	// maxHead is how much that beginning has.
+	maxHead = 64 << 10
 )
 
 // content is a stream of data from the client.
@@ -97,7 +97,7 @@ func (s *Service) writeStream(ctx context.Context, path string, o *api.WriteOpti
 	defer stop()
 	err := failed(s.copyStream(ctx, path, o, in), "writefile", path)
 	if err != nil {
-		in.Cancel(err)
+		in.Cancel(remote(err))
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -114,10 +114,10 @@ func (s *Service) copyStream(ctx context.Context, path string, o *api.WriteOptio
 		defer s.streamFiles.Release(1)
 	} else {
 		var err error
-		if head, err = io.ReadAll(io.LimitReader(in, writeStep)); err != nil {
+		if head, err = io.ReadAll(io.LimitReader(in, maxHead)); err != nil {
 			return err
 		}
-		if len(head) < writeStep {
+		if len(head) < maxHead {
 			return s.writeFile(ctx, path, o, head)
 		}
 	}
@@ -133,30 +133,25 @@ func (s *Service) copyStream(ctx context.Context, path string, o *api.WriteOptio
 	return errors.Join(err, f.Close())
 }
 
-// pump writes head and then in. It writes what there is rather than waiting
-// for full buffers.
+// pump writes head and then in, piece by piece as it arrives.
 func pump(ctx context.Context, f *file, head []byte, in io.Reader) error {
-	if len(head) > 0 {
-		if _, err := f.write(ctx, head); err != nil {
-			return err
-		}
+	w := fileWriter{ctx: ctx, f: f}
+	if _, err := w.Write(head); err != nil {
+		return err
 	}
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := in.Read(buf)
-		if n > 0 {
-			if _, err := f.write(ctx, buf[:n]); err != nil {
-				return err
-			}
-		}
-		if n == len(buf) && len(buf) < writeStep {
-			buf = make([]byte, writeStep)
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	_, err := io.Copy(w, in)
+	return err
+}
+
+// fileWriter is a file as an io.Writer.
+type fileWriter struct {
+	ctx context.Context
+	f   *file
+}
+
+func (w fileWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
 	}
+	return w.f.write(w.ctx, p)
 }
