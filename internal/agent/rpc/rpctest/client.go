@@ -324,3 +324,10 @@ func (s *Stream) All() ([]byte, error) {
 	}
 	return all, err
 }
+
+// Count is how many messages have come so far.
+func (s *Stream) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.messages)
+}
