@@ -1,0 +1,65 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/auth"
+	"github.com/atollhq/atoll/internal/obs"
+	"github.com/atollhq/atoll/internal/sandbox"
+)
+
+// Sandboxes is what the API asks of the sandbox manager.
+type Sandboxes interface {
+	Create(ctx context.Context, org string, spec sandbox.Spec) (*sandbox.Client, error)
+	Connect(ctx context.Context, org, id string) (*sandbox.Client, error)
+	Kill(ctx context.Context, org, id string) error
+	Extend(ctx context.Context, org, id string, want time.Time) (time.Time, error)
+	Get(ctx context.Context, org, id string) (api.Sandbox, error)
+	List(ctx context.Context, org string, f sandbox.Filter) ([]api.Sandbox, error)
+}
+
+// Authenticator finds out who a request acts for.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token, org string) (auth.Identity, error)
+}
+
+// Auditor records what was done by whom. It must not block.
+type Auditor interface{ Record(obs.Event) }
+
+// Options of the API. All are needed.
+type Options struct {
+	Sandboxes Sandboxes
+	Auth      Authenticator
+	Audit     Auditor
+	Metrics   *obs.Metrics
+	Log       *slog.Logger
+
+	Limits    sandbox.Limits
+	DeadAfter time.Duration // a client without sign of life is disconnected
+	Version   string
+}
+
+// New returns the handler of all routes.
+func New(o Options) http.Handler {
+	a := &server{Options: o, in: o.Metrics.Traffic("in"), out: o.Metrics.Traffic("out")}
+	return a.handler(a.routes())
+}
+
+type server struct {
+	Options
+	in, out obs.Traffic
+}
+
+// Timeouts and limits of the HTTP server that serves the handler.
+const (
+	HeaderTimeout  = 10 * time.Second
+	IdleTimeout    = 2 * time.Minute
+	MaxHeaderBytes = 128 << 10 // the configuration header is up to half of it
+
+	maxBody     = 64 << 10
+	bodyTimeout = 10 * time.Second
+)
