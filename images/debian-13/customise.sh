@@ -10,10 +10,12 @@ root=$1
 here=$(cd "$(dirname "$0")" && pwd)
 
 # Commands inside see nothing of the host's environment: its proxies and
-# certificate settings are not the image's.
+# certificate settings are not the image's. What they leave in their home goes
+# with it.
+home=$(mktemp -d "$root/tmp/home.XXXXXX")
 inside() {
 	env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-		HOME=/root LC_ALL=C.UTF-8 chroot "$root" "$@"
+		HOME="/tmp/${home##*/}" LC_ALL=C.UTF-8 chroot "$root" "$@"
 }
 
 # The user. Everything the SDK starts runs as app, which may become root.
@@ -51,9 +53,10 @@ inside sh -eu -c '
 ' >"$here/versions"
 inside dpkg-query --show --showformat='${Package} ${Version}\n' >"$here/packages"
 
-# Leftovers of the build. Not /tmp: mmdebstrap keeps its own apt settings there
-# until it cleans up, and would clean the host's package lists without them.
-rm -rf "$root"/root/.cache "$root"/root/.npm "$root"/root/.deno
+# Leftovers of the build. Not all of /tmp: mmdebstrap keeps its own apt settings
+# there until it cleans up, and would clean the host's package lists without
+# them.
+rm -rf "$home"
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 rm -rf "$root"/var/cache/ldconfig
 find "$root/var/log" -type f -delete

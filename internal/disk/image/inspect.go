@@ -47,7 +47,7 @@ var rootChecks = []rootCheck{
 	{"usr/local/share/ca-certificates/*", absent, "the build host's certificates are trusted by choice of each server"},
 	{"usr/lib/python3*/EXTERNALLY-MANAGED", absent, "pip may install into the sandbox"},
 	{"tmp/*", absent, "leftover of the build"},
-	{"root/.[!bp]*", absent, "leftover of the build; .bashrc and .profile may stay"},
+	{"root/.[cn]*", absent, "leftover of the build: caches of npm and others"},
 	{"var/lib/apt/lists/*_*", absent, "package lists would be stale"},
 }
 
@@ -99,7 +99,7 @@ func absent(root, pattern string) error {
 		return err
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("must not be there: %d found", len(found))
+		return fmt.Errorf("must not be there: %s found", filepath.Base(found[0]))
 	}
 	return nil
 }
