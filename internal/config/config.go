@@ -31,6 +31,7 @@ type Server struct {
 	URL     string   // how clients reach the server; empty is derived from Listen
 	Regions []string // the first is the default
 
+	BinDir    string // empty is the directory of the running program
 	ImageDir  string // empty is DataDir's own
 	Image     string
 	Isolation string
@@ -40,6 +41,7 @@ type Server struct {
 	MaxLifetime      time.Duration // 0 is unlimited
 	SessionGrace     time.Duration
 	StopTimeout      time.Duration
+	StopSandboxes    bool // when the server stops
 	ClientDeadAfter  time.Duration
 	StoppedRetention time.Duration
 
@@ -68,7 +70,7 @@ type Limits struct {
 type Network struct {
 	Exceptions    []netip.Prefix
 	Resolvers     []netip.AddrPort
-	HostOverrides map[string]netip.Addr
+	HostOverrides string // path of a JSON file, see package upstream
 	ExtraRoots    string // path of a PEM file
 }
 

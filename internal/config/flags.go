@@ -10,7 +10,11 @@ func BindFlags(fs *pflag.FlagSet) map[string]string {
 	given := map[string]string{}
 	for _, s := range Settings() {
 		fs.Var(&flag{setting: s, given: given}, s.Flag(), s.Doc)
-		fs.Lookup(s.Flag()).DefValue = s.Default()
+		f := fs.Lookup(s.Flag())
+		f.DefValue = s.Default()
+		if f.DefValue == "no" {
+			f.NoOptDefVal = "yes" // the bare flag says yes
+		}
 	}
 	return given
 }
@@ -42,7 +46,7 @@ func (f *flag) String() string { return f.given[f.setting.Key] }
 // Type is the word that the help text shows for the value.
 func (f *flag) Type() string {
 	switch f.setting.Key {
-	case "region", "net_exceptions", "resolvers", "host_overrides":
+	case "region", "net_exceptions", "resolvers":
 		return "list"
 	}
 	return "value"

@@ -125,10 +125,10 @@ func flatten(v any) (string, error) {
 		return v, nil
 	case int64:
 		return strconv.FormatInt(v, 10), nil
+	case bool:
+		return strconv.FormatBool(v), nil
 	case []any:
 		return flattenList(v)
-	case map[string]any:
-		return flattenMap(v)
 	}
 	return "", fmt.Errorf("a value of type %T is not expected here", v)
 }
@@ -141,18 +141,6 @@ func flattenList(items []any) (string, error) {
 			return "", errors.New("a list must hold strings")
 		}
 		out = append(out, text)
-	}
-	return strings.Join(out, ","), nil
-}
-
-func flattenMap(m map[string]any) (string, error) {
-	var out []string
-	for _, key := range slices.Sorted(maps.Keys(m)) {
-		text, ok := m[key].(string)
-		if !ok {
-			return "", errors.New("a table must hold strings")
-		}
-		out = append(out, key+"="+text)
 	}
 	return strings.Join(out, ","), nil
 }

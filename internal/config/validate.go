@@ -44,6 +44,7 @@ func (s Server) problems() []error {
 
 func (s Server) checkServer(c *checklist) {
 	c.require(filepath.IsAbs(s.DataDir), "data_dir", "must be an absolute path")
+	c.require(s.BinDir == "" || filepath.IsAbs(s.BinDir), "bin_dir", "must be an absolute path")
 	c.require(s.ImageDir == "" || filepath.IsAbs(s.ImageDir), "image_dir", "must be an absolute path")
 	_, _, err := net.SplitHostPort(s.Listen)
 	c.require(err == nil, "listen", "%q is not of the form address:port", s.Listen)
@@ -85,9 +86,15 @@ func (s Server) checkTimes(c *checklist) {
 }
 
 func (n Network) check(c *checklist) {
-	if n.ExtraRoots == "" {
+	checkFile(c, "extra_roots", n.ExtraRoots)
+	checkFile(c, "host_overrides", n.HostOverrides)
+}
+
+func checkFile(c *checklist, key, path string) {
+	if path == "" {
 		return
 	}
-	_, err := os.Stat(n.ExtraRoots)
-	c.require(err == nil, "extra_roots", "%v", err)
+	c.require(filepath.IsAbs(path), key, "must be an absolute path")
+	_, err := os.Stat(path)
+	c.require(err == nil, key, "%v", err)
 }

@@ -2,9 +2,7 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,26 +77,24 @@ func addrPorts(p *[]netip.AddrPort) value {
 	}
 }
 
-func hosts(p *map[string]netip.Addr) value {
+func yesNo(p *bool) value {
 	return value{
 		set: func(s string) error {
-			out := map[string]netip.Addr{}
-			for _, item := range split(s) {
-				name, addr, err := parseHost(item)
-				if err != nil {
-					return err
-				}
-				out[name] = addr
+			switch strings.ToLower(strings.TrimSpace(s)) {
+			case "yes", "true", "1":
+				*p = true
+			case "no", "false", "0":
+				*p = false
+			default:
+				return fmt.Errorf("%q is neither yes nor no", s)
 			}
-			*p = out
 			return nil
 		},
 		get: func() string {
-			var items []string
-			for _, name := range slices.Sorted(maps.Keys(*p)) {
-				items = append(items, name+"="+(*p)[name].String())
+			if *p {
+				return "yes"
 			}
-			return strings.Join(items, ",")
+			return "no"
 		},
 	}
 }
@@ -123,15 +119,6 @@ func parseResolver(s string) (netip.AddrPort, error) {
 		return ap, fmt.Errorf("%q is not the address of a resolver", s)
 	}
 	return ap, nil
-}
-
-func parseHost(s string) (string, netip.Addr, error) {
-	name, text, ok := strings.Cut(s, "=")
-	addr, err := netip.ParseAddr(strings.TrimSpace(text))
-	if !ok || err != nil || strings.TrimSpace(name) == "" {
-		return "", addr, fmt.Errorf("%q is not of the form name=address", s)
-	}
-	return strings.ToLower(strings.TrimSuffix(strings.TrimSpace(name), ".")), addr, nil
 }
 
 func parseAll[T any](p *[]T, s string, parse func(string) (T, error)) error {

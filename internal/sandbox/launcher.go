@@ -68,8 +68,8 @@ type ShimSpec struct {
 	Env        map[string]string // added to the environment of every process
 	MaxMessage int               // bytes in one message from a client
 
-	Exceptions    []netip.Prefix        // addresses that are reachable although always refused
-	Resolvers     []netip.AddrPort      // upstream DNS servers; empty is the host's
-	HostOverrides map[string]netip.Addr // names that resolve to a fixed address
-	ExtraRootsPEM string                // certificates added to the guest's trust store
+	Exceptions    []netip.Prefix   // addresses that are reachable although always refused
+	Resolvers     []netip.AddrPort // upstream DNS servers; empty is the host's
+	HostOverrides string           // path of the operator's host overrides, see package upstream
+	ExtraRootsPEM string           // certificates added to the guest's trust store
 }
