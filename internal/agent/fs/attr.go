@@ -85,10 +85,26 @@ func length(n *int64) int64 {
 	return *n
 }
 
-// umask guards the process's file mode creation mask, which can only be read
-// by setting it. It is the sandbox's mask: the files that this package makes
-// and the processes that the agent starts take it from the process.
-var umask sync.Mutex
+// umask is the process's file mode creation mask. It is the sandbox's: the
+// files that this package makes and the processes that the agent starts take
+// it from the process. The system only tells it to who sets it, which for a
+// moment would give another mask to files that are being made: so it is asked
+// for once, before the first of them, and remembered.
+var umask struct {
+	sync.Mutex
+	known bool
+	mask  uint32
+}
+
+func learnUmask() {
+	umask.Lock()
+	defer umask.Unlock()
+	if !umask.known {
+		umask.mask = uint32(unix.Umask(0o022))
+		unix.Umask(int(umask.mask))
+		umask.known = true
+	}
+}
 
 // setUmask implements the umask method: it returns the mask that was in force
 // and, if one is given, sets another.
@@ -98,12 +114,10 @@ func (s *Service) setUmask(p api.UmaskParams) (uint32, error) {
 	}
 	umask.Lock()
 	defer umask.Unlock()
+	before := umask.mask
 	if p.Mask != nil {
-		return uint32(unix.Umask(int(*p.Mask))), nil
+		unix.Umask(int(*p.Mask))
+		umask.mask = *p.Mask
 	}
-	// For this moment the strictest mask is in force, so that a file made
-	// meanwhile is not more open than it should be.
-	current := unix.Umask(0o777)
-	unix.Umask(current)
-	return uint32(current), nil
+	return before, nil
 }

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -123,7 +122,7 @@ func TestUmask(t *testing.T) {
 	s, home := newService(t)
 	before, err := s.setUmask(api.UmaskParams{})
 	must(t, err)
-	defer syscall.Umask(int(before))
+	defer s.setUmask(api.UmaskParams{Mask: &before})
 	if got, err := s.setUmask(api.UmaskParams{Mask: ptr(uint32(0o077))}); err != nil || got != before {
 		t.Errorf("umask(077) = %#o, %v, want %#o", got, err, before)
 	}

@@ -78,8 +78,12 @@ func fileStat(f *file) (info api.FileInfo, err error) {
 	return info, err
 }
 
-// copySteps copies until the end, inside the kernel where that is possible.
+// copySteps copies until the end, inside the kernel where that is possible. A
+// pipe is waited for outside of the pool.
 func (s *Service) copySteps(ctx context.Context, from, to *file) error {
+	if to.polled {
+		return pump(ctx, to, nil, fileReader{ctx: ctx, f: from})
+	}
 	for {
 		err := s.pool.do(ctx, func() error {
 			_, err := io.CopyN(to.File, from.File, copyStep)

@@ -199,6 +199,12 @@ func TestCopyFile(t *testing.T) {
 	if got := get(t, filepath.Join(home, "proc")); !strings.Contains(got, "Name:") {
 		t.Errorf("copy of a /proc file: %q", got)
 	}
+	must(t, unix.Mkfifo(filepath.Join(home, "pipe"), 0o600))
+	reader, err := os.OpenFile(filepath.Join(home, "pipe"), os.O_RDWR, 0)
+	must(t, err)
+	defer reader.Close()
+	must(t, cp("proc", "pipe"))
+	wantError(t, cp("pipe", "x"), "TypeError", "EINVAL")
 	wantError(t, cp("nope", "x"), "NotFound", "ENOENT")
 	wantError(t, cp("f", "no/dir"), "NotFound", "ENOENT")
 	wantError(t, cp(".", "x"), "TypeError", "EINVAL")

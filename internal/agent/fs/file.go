@@ -166,6 +166,27 @@ func (f *file) onWorker(ctx context.Context, run func(fd int) error) error {
 	return f.pool.do(ctx, func() error { return f.control(run) })
 }
 
+// fileWriter is a file as an io.Writer.
+type fileWriter struct {
+	ctx context.Context
+	f   *file
+}
+
+func (w fileWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return w.f.write(w.ctx, p)
+}
+
+// fileReader is a file as an io.Reader.
+type fileReader struct {
+	ctx context.Context
+	f   *file
+}
+
+func (r fileReader) Read(p []byte) (int, error) { return r.f.read(r.ctx, p) }
+
 // sleep waits for a duration or ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -38,6 +38,7 @@ type Service struct {
 
 // New returns a service. It starts no thread before the first call.
 func New(cfg Config) *Service {
+	learnUmask()
 	cfg = cfg.withDefaults()
 	id := identity{uid: cfg.UserID, gid: cfg.GroupID, groups: cfg.Groups}
 	return &Service{

@@ -217,3 +217,17 @@ func TestSlowRegexpIsStopped(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 }
+
+func FuzzCompileRegexp(f *testing.F) {
+	f.Add("^(a|b)+$", "gi", "ab")
+	f.Add(`[\d-x]{2,}(?<n>.)\k<n>`, "u", "12")
+	f.Fuzz(func(t *testing.T, source, flags, in string) {
+		p, err := compileRegexp(api.Regexp{Source: source, Flags: flags})
+		if err != nil {
+			wantError(t, err, "SyntaxError", codeBadPattern)
+			return
+		}
+		p.re.MatchTimeout = 10 * time.Millisecond
+		_, _ = p.match(in)
+	})
+}

@@ -142,16 +142,3 @@ func pump(ctx context.Context, f *file, head []byte, in io.Reader) error {
 	_, err := io.Copy(w, in)
 	return err
 }
-
-// fileWriter is a file as an io.Writer.
-type fileWriter struct {
-	ctx context.Context
-	f   *file
-}
-
-func (w fileWriter) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	return w.f.write(w.ctx, p)
-}
