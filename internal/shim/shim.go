@@ -200,10 +200,14 @@ func (s *Shim) agentConfig() link.Config {
 	for i, ns := range s.parts.Network.Nameservers {
 		nameservers[i] = ns.String()
 	}
+	maxMessage := s.spec.MaxMessage
+	if maxMessage == 0 {
+		maxMessage = api.MaxClientMessage
+	}
 	return link.Config{
 		Generation: 1, Hostname: s.spec.Hostname, Env: s.spec.Env, ExtraRoots: s.spec.ExtraRoots,
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
-		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: api.MaxClientMessage,
+		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,
 	}
 }
 

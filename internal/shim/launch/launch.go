@@ -32,6 +32,7 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
 
@@ -41,17 +42,47 @@ const (
 	killTimeout    = 10 * time.Second // for a killed shim to be reaped
 )
 
+// Binaries are the host paths of the programs that a sandbox needs.
+type Binaries struct {
+	Shim  string // atoll-shim
+	Agent string // atoll-agent, static
+	Runsc string // gVisor's runsc, built without cgo
+}
+
 // Launcher starts shims below one data directory.
 type Launcher struct {
-	Shim    string // path of the atoll-shim binary
-	Data    layout.Data
-	Drivers map[string]machine.Driver // by name, to free what dead shims left
-	Log     *slog.Logger
+	Binaries     Binaries
+	Data         layout.Data
+	Drivers      map[string]machine.Driver // by name, to free what dead shims left
+	StartTimeout time.Duration             // until an agent must have answered; 0 is the shim's default
+	LogLevel     string                    // of the shims
+	Log          *slog.Logger
 }
+
+var _ sandbox.Launcher = (*Launcher)(nil)
 
 // Launch starts a shim and returns when its agent has answered. On failure,
 // and when ctx ends first, nothing is left.
-func (l *Launcher) Launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
+func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim, error) {
+	shim, err := l.start(ctx, l.wireSpec(s))
+	if err != nil {
+		return nil, err // not a nil *Shim in the interface
+	}
+	return shim, nil
+}
+
+func (l *Launcher) wireSpec(s sandbox.ShimSpec) wire.Spec {
+	return wire.Spec{
+		ID: s.ID, Driver: s.Driver, Hostname: s.Hostname,
+		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent, Image: s.Image.File,
+		MemoryBytes: s.MemoryBytes, CPUs: s.CPUs, MaxPIDs: s.MaxPIDs, DiskBytes: s.DiskBytes,
+		Env: s.Env, ExtraRoots: s.ExtraRootsPEM, MaxMessage: s.MaxMessage,
+		Gateway:      wire.Gateway{Exceptions: s.Exceptions, Resolvers: s.Resolvers, OverridesFile: s.HostOverrides},
+		StartTimeout: l.StartTimeout, LogLevel: l.LogLevel,
+	}
+}
+
+func (l *Launcher) start(ctx context.Context, spec wire.Spec) (*Shim, error) {
 	dir := l.Data.Sandbox(spec.ID)
 	if err := os.MkdirAll(l.Data.Sandboxes(), 0o700); err != nil {
 		return nil, fmt.Errorf("make sandbox directory: %w", err)
@@ -84,7 +115,7 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer func() { _ = output.Close() }()
-	cmd := exec.Command(l.Shim)
+	cmd := exec.Command(l.Binaries.Shim)
 	cmd.Args = []string{"atoll-shim", spec.ID}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = &input, written, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -99,7 +130,7 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		return nil, err
 	}
-	return l.Attach(ctx, spec.ID)
+	return l.attach(ctx, spec.ID)
 }
 
 // awaitStarted reads the shim's one line of answer.
@@ -119,9 +150,18 @@ func awaitStarted(ctx context.Context, output *os.File) error {
 	return nil
 }
 
-// Attach finds a running shim. errs.NotFound when there is none.
-func (l *Launcher) Attach(ctx context.Context, id string) (*Shim, error) {
-	s := &Shim{socket: l.Data.Sandbox(id).Socket(), exited: make(chan wire.Exit, 1)}
+// Attach finds a running shim. errs.NotFound when there is none; the error's
+// message is then the stop reason that the shim wrote down, or "crashed".
+func (l *Launcher) Attach(ctx context.Context, id string) (sandbox.Shim, error) {
+	shim, err := l.attach(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return shim, nil
+}
+
+func (l *Launcher) attach(ctx context.Context, id string) (*Shim, error) {
+	s := &Shim{launcher: l, id: id, socket: l.Data.Sandbox(id).Socket(), exited: make(chan sandbox.ShimExit, 1), ended: make(chan struct{})}
 	conn, in, reply, err := s.request(ctx, wire.Request{Op: wire.OpWatch})
 	if err != nil {
 		if exit := l.recordedExit(id); exit != nil {
@@ -261,38 +301,46 @@ func awaitExit(ctx context.Context, pidfd, pid int) error {
 
 // Shim is one running shim.
 type Shim struct {
-	socket string
-	pid    int
-	exited chan wire.Exit // one value from watch, then closed
+	launcher *Launcher
+	id       string
+	socket   string
+	pid      int
+	exited   chan sandbox.ShimExit // one value from watch, then closed
+	ended    chan struct{}         // closed by watch when it knows the exit
 }
 
 // PID is the shim's process.
 func (s *Shim) PID() int { return s.pid }
 
 // Exited delivers the machine's end once and is then closed.
-func (s *Shim) Exited() <-chan wire.Exit { return s.exited }
+func (s *Shim) Exited() <-chan sandbox.ShimExit { return s.exited }
 
 // watch ends when the shim does: with a reason, or without one when it was
 // killed.
 func (s *Shim) watch(conn net.Conn, in *bufio.Reader) {
 	defer func() { _ = conn.Close() }()
-	exit := wire.Exit{Reason: api.StopCrashed, Detail: "its shim ended without a word"}
+	exit := sandbox.ShimExit{Reason: api.StopCrashed, Detail: "its shim ended without a word"}
 	var reply wire.Reply
 	if err := wire.Read(in, &reply); err == nil && reply.Exit != nil {
-		exit = *reply.Exit
+		exit = sandbox.ShimExit{Reason: reply.Exit.Reason, Detail: reply.Exit.Detail}
 	}
 	s.exited <- exit
 	close(s.exited)
+	close(s.ended)
 }
 
 // Stop ends the sandbox for one of package api's stop reasons and returns
-// when everything is freed but its directory.
+// when everything is freed. It also works on a shim that has died.
 func (s *Shim) Stop(ctx context.Context, reason string) error {
 	conn, _, _, err := s.request(ctx, wire.Request{Op: wire.OpStop, Reason: reason})
-	if err != nil {
-		return fmt.Errorf("stop shim: %w", err)
+	if err == nil {
+		_ = conn.Close()
+		select { // the clean-up kills a shim that has not yet told its watcher
+		case <-s.ended:
+		case <-ctx.Done():
+		}
 	}
-	return conn.Close()
+	return s.launcher.Cleanup(ctx, s.id)
 }
 
 // OpenRPC opens a stream of the link for one client's JSON-RPC messages.

@@ -38,6 +38,7 @@ type Spec struct {
 
 	Env        map[string]string `json:"env,omitempty"`
 	ExtraRoots string            `json:"extraRoots,omitempty"` // PEM
+	MaxMessage int               `json:"maxMessage,omitempty"` // bytes in one message from a client; 0 is the default
 
 	Gateway Gateway `json:"gateway"`
 

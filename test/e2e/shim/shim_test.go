@@ -19,13 +19,13 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/launch"
-	"github.com/atollhq/atoll/internal/shim/wire"
 )
 
 const patience = 30 * time.Second
 
-func launcher(t *testing.T) (*launch.Launcher, string) {
+func launcher(t *testing.T) *launch.Launcher {
 	t.Helper()
 	bin := os.Getenv("ATOLL_TEST_BIN")
 	if bin == "" {
@@ -38,19 +38,21 @@ func launcher(t *testing.T) (*launch.Launcher, string) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	log := slog.New(slog.DiscardHandler)
 	return &launch.Launcher{
-		Shim: filepath.Join(bin, "atoll-shim"), Data: layout.Data{Dir: dir}, Log: log,
+		Binaries: launch.Binaries{
+			Shim: filepath.Join(bin, "atoll-shim"), Runsc: filepath.Join(bin, "runsc"), Agent: filepath.Join(bin, "atoll-agent"),
+		},
+		Data: layout.Data{Dir: dir}, Log: log,
 		Drivers: map[string]machine.Driver{gvisor.Name: gvisor.New(filepath.Join(bin, "runsc"), log)},
-	}, bin
+	}
 }
 
-func spec(t *testing.T, bin, id string) wire.Spec {
+func spec(t *testing.T, id string) sandbox.ShimSpec {
 	image := os.Getenv("ATOLL_TEST_IMAGE")
 	if image == "" {
 		t.Fatal("ATOLL_TEST_IMAGE is not set; run this through `make test`")
 	}
-	return wire.Spec{
-		ID: id, Driver: gvisor.Name, Hostname: "shimtest",
-		Runsc: filepath.Join(bin, "runsc"), Agent: filepath.Join(bin, "atoll-agent"), Image: image,
+	return sandbox.ShimSpec{
+		ID: id, Driver: gvisor.Name, Hostname: "shimtest", Image: machine.Image{File: image},
 		MemoryBytes: 512 << 20, CPUs: 2, DiskBytes: 1 << 30,
 	}
 }
@@ -61,11 +63,11 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
-func start(t *testing.T, id string) (*launch.Launcher, *launch.Shim) {
+func start(t *testing.T, id string) (*launch.Launcher, sandbox.Shim) {
 	t.Helper()
-	l, bin := launcher(t)
+	l := launcher(t)
 	began := time.Now()
-	s, err := l.Launch(deadline(t), spec(t, bin, id))
+	s, err := l.Launch(deadline(t), spec(t, id))
 	if err != nil {
 		t.Fatalf("launch: %v", err)
 	}
@@ -80,28 +82,25 @@ func start(t *testing.T, id string) (*launch.Launcher, *launch.Shim) {
 	return l, s
 }
 
-func awaitExit(t *testing.T, s *launch.Shim) wire.Exit {
+func awaitExit(t *testing.T, s sandbox.Shim) sandbox.ShimExit {
 	t.Helper()
 	select {
 	case exit := <-s.Exited():
 		return exit
 	case <-time.After(patience):
 		t.Fatal("no exit reported")
-		return wire.Exit{}
+		return sandbox.ShimExit{}
 	}
 }
 
 func TestStopFreesEverything(t *testing.T) {
 	const id = "shim-stop"
-	l, s := start(t, id)
+	_, s := start(t, id)
 	if err := s.Stop(deadline(t), api.StopKilled); err != nil {
 		t.Fatalf("stop: %v", err)
 	}
 	if exit := awaitExit(t, s); exit.Reason != api.StopKilled {
 		t.Errorf("exit: %+v", exit)
-	}
-	if reason := l.RecordedReason(id); reason != api.StopKilled {
-		t.Errorf("recorded reason: %q", reason)
 	}
 	if pids := cgroup.Open(id).PIDs(); len(pids) > 0 {
 		t.Errorf("processes left: %v", pids)
@@ -131,7 +130,7 @@ func TestKilledShim(t *testing.T) {
 	if len(group.PIDs()) == 0 {
 		t.Fatal("the machine has no processes in its control group")
 	}
-	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(s.(*launch.Shim).PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if exit := awaitExit(t, s); exit.Reason != api.StopCrashed {
@@ -158,14 +157,13 @@ func TestKilledShim(t *testing.T) {
 
 func TestFailedStartLeavesNothing(t *testing.T) {
 	const id = "shim-failed"
-	l, bin := launcher(t)
-	bad := spec(t, bin, id)
-	bad.Agent = filepath.Join(bin, "runsc") // not an agent: it exits
-	bad.StartTimeout = 10 * time.Second
-	if _, err := l.Launch(deadline(t), bad); err == nil {
+	l := launcher(t)
+	l.Binaries.Agent = l.Binaries.Runsc // not an agent: it exits
+	l.StartTimeout = 10 * time.Second
+	if _, err := l.Launch(deadline(t), spec(t, id)); err == nil {
 		t.Fatal("launch succeeded")
 	} else {
-		t.Logf("launch: %v", err)
+		t.Logf("launch: %.300v", err)
 	}
 	if _, err := os.Stat(l.Data.Sandbox(id).Dir); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the directory is still there")
