@@ -144,7 +144,7 @@ func (b *builder) make(ctx context.Context) (_ Metadata, err error) {
 	if err := b.say.steps(ctx, b.steps()); err != nil {
 		return Metadata{}, err
 	}
-	meta, err := b.publish(started)
+	meta, err := b.publish(time.Now())
 	if err != nil {
 		return Metadata{}, err
 	}
