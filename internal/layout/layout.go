@@ -18,6 +18,9 @@ func (d Data) TokenFile() string { return filepath.Join(d.Dir, "token") }
 // EndpointFile holds the base URL of the running server, for `atoll env`.
 func (d Data) EndpointFile() string { return filepath.Join(d.Dir, "endpoint") }
 
+// AuditLog is the record of what was done by whom; ".1" is the one before.
+func (d Data) AuditLog() string { return filepath.Join(d.Dir, "audit.log") }
+
 // LockFile is locked by the one daemon that owns the directory.
 func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }
 
