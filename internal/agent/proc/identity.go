@@ -9,18 +9,21 @@ import (
 	"syscall"
 )
 
+// GroupFile lists groups and their members.
+const GroupFile = "/etc/group"
+
 // credential makes a child run as the configured user, with the groups that
 // /etc/group lists for it. It is nil when this process is that user already.
 func credential(cfg Config, groupFile string) *syscall.Credential {
 	if os.Getuid() == int(cfg.UID) && os.Getgid() == int(cfg.GID) {
 		return nil
 	}
-	return &syscall.Credential{Uid: cfg.UID, Gid: cfg.GID, Groups: groupsOf(cfg.User, groupFile)}
+	return &syscall.Credential{Uid: cfg.UID, Gid: cfg.GID, Groups: Groups(cfg.User, groupFile)}
 }
 
-// groupsOf lists a user's supplementary groups. A missing or odd file means
+// Groups lists a user's supplementary groups. A missing or odd file means
 // none.
-func groupsOf(user, groupFile string) []uint32 {
+func Groups(user, groupFile string) []uint32 {
 	f, err := os.Open(groupFile)
 	if err != nil {
 		return nil

@@ -54,7 +54,7 @@ func newManager(cfg Config, orphans bool) *Manager {
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Manager{
 		cfg:    cfg,
-		cred:   credential(cfg, "/etc/group"),
+		cred:   credential(cfg, GroupFile),
 		env:    newEnv(cfg),
 		reaper: newReaper(orphans),
 		stop:   stop,

@@ -429,7 +429,7 @@ func TestGroups(t *testing.T) {
 	if err := os.WriteFile(file, []byte("root:x:0:\nsudo:x:27:me,app\nodd\nweb:x:33:app\n:x:z:app\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := groupsOf("app", file); len(got) != 2 || got[0] != 27 || got[1] != 33 {
+	if got := Groups("app", file); len(got) != 2 || got[0] != 27 || got[1] != 33 {
 		t.Errorf("got %v", got)
 	}
 }

@@ -147,7 +147,9 @@ func (c *Client) Send(stream int64, data []byte) {
 }
 
 // Start and End frame a stream to the server.
-func (c *Client) Start(stream int64) { c.Notify(api.NotifyStreamStart, api.StreamResult{StreamID: stream}) }
+func (c *Client) Start(stream int64) {
+	c.Notify(api.NotifyStreamStart, api.StreamResult{StreamID: stream})
+}
 
 // End ends a stream to the server.
 func (c *Client) End(stream int64) { c.Notify(api.NotifyStreamEnd, api.StreamResult{StreamID: stream}) }
