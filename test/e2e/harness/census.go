@@ -1,0 +1,189 @@
+//go:build e2e
+
+package harness
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/atollhq/atoll/internal/cgroup"
+)
+
+// Process of a server on the host.
+type HostProcess struct {
+	PID         int
+	Name        string // of the program
+	NetNS, Args string
+}
+
+// Processes are the live processes of this server, without the daemon.
+func (s *Server) Processes() []HostProcess {
+	var out []HostProcess
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		exe, err := os.Readlink(filepath.Join(dir, "exe"))
+		if err != nil || filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) != s.bin() {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if s.isDaemon(pid) {
+			continue
+		}
+		ns, _ := os.Readlink(filepath.Join(dir, "ns/net"))
+		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		out = append(out, HostProcess{pid, filepath.Base(exe), ns, strings.ReplaceAll(string(args), "\x00", " ")})
+	}
+	return out
+}
+
+func (s *Server) isDaemon(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cmd != nil && s.cmd.Process.Pid == pid
+}
+
+// Census is what a server occupies of its host.
+type Census struct {
+	Processes  []string // "program×count"
+	Namespaces int      // network namespaces
+	Groups     []string // control groups of its sandboxes
+	Mounts     []string // on the host, below its directory
+	Files      []string // of sandboxes, below its data directory
+	FDs        int      // of the daemon
+	Goroutines int      // of the daemon
+	HeapBytes  int      // of the daemon, in use
+}
+
+// Count takes a census.
+func (s *Server) Count(ctx context.Context) (Census, error) {
+	var c Census
+	names, spaces := map[string]int{}, map[string]bool{}
+	for _, p := range s.Processes() {
+		names[p.Name]++
+		spaces[p.NetNS] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		c.Processes = append(c.Processes, fmt.Sprintf("%s×%d", name, names[name]))
+	}
+	host, _ := os.Readlink("/proc/self/ns/net")
+	delete(spaces, host)
+	c.Namespaces = len(spaces)
+	c.Groups, c.Mounts, c.Files = s.groups(), s.mounts(), s.files()
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID()))
+	if err != nil {
+		return c, err
+	}
+	c.FDs = len(fds)
+	metrics, err := s.Metrics(ctx)
+	c.Goroutines, c.HeapBytes = int(metrics["go_goroutines"]), int(metrics["go_memstats_heap_inuse_bytes"])
+	return c, err
+}
+
+// groups are the control groups of sandboxes that were created here.
+func (s *Server) groups() (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range cgroup.Leftovers() {
+		if s.ids[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (s *Server) mounts() (out []string) {
+	raw, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(raw)) {
+		if strings.Contains(line, s.Dir) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
+}
+
+func (s *Server) files() (out []string) {
+	_ = filepath.WalkDir(s.Data.Sandboxes(), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && path != s.Data.Sandboxes() {
+			out = append(out, path)
+		}
+		return nil
+	})
+	return out
+}
+
+// Metrics returns the server's measurements without labels.
+func (s *Server) Metrics(ctx context.Context) (map[string]float64, error) {
+	status, raw, err := s.Do(ctx, http.MethodGet, "/metrics", nil)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("read metrics: status %d: %.200s", status, raw)
+	}
+	out := map[string]float64{}
+	for lines := bufio.NewScanner(strings.NewReader(string(raw))); lines.Scan(); {
+		name, value, ok := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			out[name] = v
+		}
+	}
+	return out, err
+}
+
+// Slack is by how much the daemon may differ after many sandboxes: connections
+// that are kept alive, workers of the database and the runtime.
+type Slack struct{ FDs, Goroutines, HeapBytes int }
+
+// Compare says in which way a census shows more than another; empty is the
+// same.
+func Compare(before, after Census, slack Slack) string {
+	var out strings.Builder
+	check := func(what string, b, a, slack int) {
+		if a > b+slack {
+			fmt.Fprintf(&out, "%s: %d before, %d after\n", what, b, a)
+		}
+	}
+	check("open files of the daemon", before.FDs, after.FDs, slack.FDs)
+	check("goroutines of the daemon", before.Goroutines, after.Goroutines, slack.Goroutines)
+	check("heap of the daemon", before.HeapBytes, after.HeapBytes, slack.HeapBytes)
+	check("network namespaces", before.Namespaces, after.Namespaces, 0)
+	for what, lists := range map[string][2][]string{
+		"processes": {before.Processes, after.Processes}, "control groups": {before.Groups, after.Groups},
+		"mounts": {before.Mounts, after.Mounts}, "files": {before.Files, after.Files},
+	} {
+		if d := cmp.Diff(lists[0], lists[1]); d != "" {
+			fmt.Fprintf(&out, "%s: %s\n", what, d)
+		}
+	}
+	return out.String()
+}
+
+// AwaitCensus waits until nothing is left over beyond before. The freeing of
+// a sandbox goes on after its end was announced, in other processes: there is
+// nothing to wait on.
+func (s *Server) AwaitCensus(ctx context.Context, before Census, slack Slack) error {
+	for {
+		now, err := s.Count(ctx)
+		if err != nil {
+			return err
+		}
+		diff := Compare(before, now, slack)
+		if diff == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not everything was freed:\n%s", diff)
+		case <-time.After(10 * poll):
+		}
+	}
+}

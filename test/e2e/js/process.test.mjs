@@ -1,0 +1,216 @@
+// Commands: sandbox.spawn and sandbox.sh of the official SDK.
+
+import { describe, test } from "node:test";
+import { KillController, SandboxCommandError } from "@deno/sandbox";
+import { assert, bytesOf, LIMIT, pattern, rejectsWith, shared, until, within } from "./support.mjs";
+
+const sandbox = shared();
+const piped = { stdin: "piped", stdout: "piped", stderr: "piped" };
+
+async function gone(pid) {
+  await until(async () => (await sandbox().sh`kill -0 ${pid}`.stderr("null").noThrow()).status.code !== 0, 10_000, `the end of process ${pid}`);
+}
+
+describe("spawn", LIMIT, () => {
+  test("output, arguments, status", LIMIT, async () => {
+    const child = await sandbox().spawn("printf", { args: ["%s|", "a b", "", "ü"], stdout: "piped", stderr: "piped" });
+    assert.ok(child.pid > 1);
+    const { status, stdoutText, stderrText } = await child.output();
+    assert.deepEqual([status.success, status.code, status.signal, status.oom], [true, 0, null, false]);
+    assert.deepEqual([stdoutText, stderrText], ["a b||ü|", ""]);
+    assert.equal(child.stdin, null);
+  });
+
+  test("exit codes and standard error", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "echo out; echo err >&2; exit 42"], stdout: "piped", stderr: "piped" });
+    const { status, stdoutText, stderrText } = await child.output();
+    assert.deepEqual([status.success, status.code, stdoutText, stderrText], [false, 42, "out\n", "err\n"]);
+  });
+
+  test("a command that isn't there, a directory, a file without permission", LIMIT, async () => {
+    await rejectsWith(sandbox().spawn("no-such-command"), "NotFound", "ENOENT");
+    await rejectsWith(sandbox().spawn("/home/app"), "PermissionDenied", "EACCES");
+    await rejectsWith(sandbox().spawn("/etc/passwd"), "PermissionDenied", "EACCES");
+    await rejectsWith(sandbox().spawn("true", { cwd: "/missing" }), "NotFound", "ENOENT");
+  });
+
+  test("cwd and env", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "pwd; echo $A-$HOME"], cwd: "/tmp", env: { A: "1" }, stdout: "piped", stderr: "piped" });
+    assert.equal((await child.output()).stdoutText, "/tmp\n1-/home/app\n");
+  });
+
+  test("null output", LIMIT, async () => {
+    const child = await sandbox().spawn("echo", { args: ["x"], stdout: "null", stderr: "null" });
+    assert.equal(child.stdout, null);
+    assert.equal((await child.status).code, 0);
+  });
+
+  test("standard input is a stream in both directions", LIMIT, async () => {
+    const child = await sandbox().spawn("cat", piped);
+    const writer = child.stdin.getWriter();
+    const reader = child.stdout.getReader();
+    for (const word of ["one", "two", "three"]) {
+      await writer.write(new TextEncoder().encode(word));
+      const { value } = await within(10_000, reader.read(), "the echo of cat");
+      assert.equal(new TextDecoder().decode(value), word);
+    }
+    await writer.close();
+    assert.equal((await within(10_000, reader.read(), "end of output")).done, true);
+    assert.equal((await child.status).code, 0);
+  });
+
+  test("5 MB through cat, unchanged", LIMIT, async () => {
+    const data = pattern(5_000_000);
+    const child = await sandbox().spawn("cat", piped);
+    const [back] = await Promise.all([bytesOf(child.stdout), new Blob([data]).stream().pipeTo(child.stdin)]);
+    assert.equal(Buffer.compare(Buffer.from(back), Buffer.from(data)), 0);
+  });
+
+  test("input that nobody reads does not stick", LIMIT, async () => {
+    const child = await sandbox().spawn("true", piped);
+    const writer = child.stdin.getWriter();
+    assert.equal((await within(10_000, child.status, "the end of true")).code, 0);
+    await writer.write(new Uint8Array(100_000)).catch(() => {});
+    await writer.close().catch(() => {});
+    assert.equal(await sandbox().sh`echo alive`.text(), "alive\n");
+  });
+
+  test("5 MB on standard output and standard error at the same time", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "head -c 5000000 /dev/zero & head -c 5000000 /dev/zero >&2; wait"], stdout: "piped", stderr: "piped" });
+    const { stdout, stderr } = await child.output();
+    assert.deepEqual([stdout.length, stderr.length], [5_000_000, 5_000_000]);
+  });
+
+  test("a slow reader does not hold up other calls", LIMIT, async () => {
+    const child = await sandbox().spawn("head", { args: ["-c", "60000000", "/dev/zero"], stdout: "piped", stderr: "piped" });
+    const reader = child.stdout.getReader();
+    let size = (await reader.read()).value.length;
+    for (let i = 0; i < 5; i++) {
+      assert.equal(await within(10_000, sandbox().env.get("HOME"), "a call beside a stream that nobody reads"), "/home/app");
+    }
+    for (;;) {
+      const { value, done } = await within(20_000, reader.read(), "the rest");
+      if (done) break;
+      size += value.length;
+    }
+    assert.equal(size, 60_000_000);
+  });
+
+  test("cancelling the output lets the process end", LIMIT, async () => {
+    const child = await sandbox().spawn("yes", { stdout: "piped", stderr: "piped" });
+    const reader = child.stdout.getReader();
+    await reader.read();
+    await reader.cancel();
+    assert.equal((await within(15_000, child.status, "the end of yes")).success, false);
+  });
+
+  test("kill with signals", LIMIT, async () => {
+    for (const [signal, code] of [[undefined, 143], ["SIGKILL", 137], ["SIGINT", 130], ["SIGHUP", 129]]) {
+      const child = await sandbox().spawn("sleep", { args: ["1000"], stdout: "piped", stderr: "piped" });
+      await child.kill(signal);
+      const status = await within(10_000, child.status, `the end by ${signal}`);
+      assert.deepEqual([status.success, status.code, status.signal], [false, code, signal ?? "SIGTERM"]);
+    }
+  });
+
+  test("a handled signal, a stopped process, an unknown signal", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.05; done"], stdout: "piped", stderr: "piped" });
+    const reader = child.stdout.getReader();
+    await reader.read();
+    await assert.rejects(child.kill("SIGNOTHING"));
+    await child.kill("SIGUSR1");
+    assert.equal(new TextDecoder().decode((await reader.read()).value), "got\n");
+    assert.equal((await child.status).code, 3);
+    await child.kill(); // of what has ended is no error
+  });
+
+  test("kill takes the children along", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "sleep 1234 & echo $!; wait"], stdout: "piped", stderr: "piped" });
+    const pid = new TextDecoder().decode((await child.stdout.getReader().read()).value).trim();
+    await child.kill();
+    await child.status;
+    await gone(pid);
+  });
+
+  test("AbortSignal kills", LIMIT, async () => {
+    const abort = new AbortController();
+    const child = await sandbox().spawn("sleep", { args: ["1000"], signal: abort.signal, stdout: "piped", stderr: "piped" });
+    abort.abort();
+    assert.equal((await within(10_000, child.status, "the end by abort")).signal, "SIGTERM");
+  });
+
+  test("`await using` kills", LIMIT, async () => {
+    let pid;
+    {
+      await using child = await sandbox().spawn("sleep", { args: ["1000"], stdout: "piped", stderr: "piped" });
+      pid = child.pid;
+    }
+    await gone(pid);
+  });
+
+  test("a daemon that keeps the output open does not hold up the status", LIMIT, async () => {
+    const child = await sandbox().spawn("bash", { args: ["-c", "sleep 5 & exit 0"], stdout: "piped", stderr: "piped" });
+    assert.equal((await within(4_000, child.status, "the status")).code, 0);
+    await child.kill().catch(() => {});
+  });
+
+  test("orphans are reaped", LIMIT, async () => {
+    await sandbox().sh`for i in $(seq 50); do (sleep 0.05 &) ; done`;
+    await until(async () => (await sandbox().sh`ps -eo stat= | grep -c ^Z`.noThrow().text()).trim() === "0", 10_000, "an end of zombies");
+  });
+});
+
+describe("sh", LIMIT, () => {
+  test("templates escape what is put in", LIMIT, async () => {
+    const nasty = `a'b"c $(whoami) ; rm -rf / \\ *`;
+    assert.equal(await sandbox().sh`echo -n ${nasty}`.text(), nasty);
+    assert.equal(await sandbox().sh`printf '%s,' ${["x y", "z", ""]}`.text(), "x y,z,,");
+    assert.equal(await sandbox().sh`echo ${1} ${true}`.text(), "1 true\n");
+  });
+
+  test("pipes, json, result", LIMIT, async () => {
+    assert.equal(await sandbox().sh`seq 5 | tail -1`.text(), "5\n");
+    assert.deepEqual(await sandbox().sh`echo '{"a": [1, 2]}'`.json(), { a: [1, 2] });
+    await assert.rejects(sandbox().sh`echo nojson`.json(), /Failed to parse JSON/);
+    const result = await sandbox().sh`echo o; echo e >&2`.stdout("piped").stderr("piped").result();
+    assert.deepEqual([result.stdoutText, result.stderrText, result.status.code], ["o\n", "e\n", 0]);
+  });
+
+  test("failures throw, noThrow doesn't", LIMIT, async () => {
+    await assert.rejects(sandbox().sh`exit 7`.stdout("piped"), (err) => {
+      assert.ok(err instanceof SandboxCommandError);
+      assert.equal(err.code, 7);
+      return true;
+    });
+    assert.equal((await sandbox().sh`exit 7`.noThrow()).status.code, 7);
+  });
+
+  test("cwd, env, sudo", LIMIT, async () => {
+    assert.equal(await sandbox().sh`pwd`.cwd("/tmp").text(), "/tmp\n");
+    assert.equal(await sandbox().sh`echo $X`.env("X", "y").text(), "y\n");
+    assert.equal(await sandbox().sh`whoami`.sudo().text(), "root\n");
+    assert.notEqual((await sandbox().sh`touch /etc/x`.stderr("null").noThrow()).status.code, 0);
+    assert.equal((await sandbox().sh`touch /etc/x`.sudo().noThrow()).status.code, 0);
+  });
+
+  test("KillController and AbortSignal", LIMIT, async () => {
+    const killer = new KillController();
+    const running = sandbox().sh`sleep 1000`.signal(killer.signal).noThrow().result();
+    setTimeout(() => killer.kill("SIGKILL"), 200);
+    assert.equal((await within(15_000, running, "the end by KillController")).status.code, 137);
+    const abort = new AbortController();
+    const aborted = sandbox().sh`sleep 1000`.signal(abort.signal).noThrow().result();
+    setTimeout(() => abort.abort(), 200);
+    assert.equal((await within(15_000, aborted, "the end by AbortSignal")).status.code, 143);
+  });
+
+  test("what the image promises", LIMIT, async () => {
+    const tools = ["bash", "deno", "node", "npm", "npx", "python3", "pip3", "gcc", "make", "git", "curl", "wget", "jq", "rg", "unzip", "xz", "ps", "ip", "ssh", "sudo"];
+    const missing = await sandbox().sh`for t in ${tools}; do command -v $t >/dev/null || echo $t; done`.text();
+    assert.equal(missing, "");
+    assert.match(await sandbox().sh`. /etc/os-release; echo $ID-$VERSION_ID`.text(), /^debian-13/);
+    assert.match(await sandbox().sh`node --version`.text(), /^v24\./);
+    assert.equal(await sandbox().sh`python3 -c 'import venv, ssl, json; print("ok")'`.text(), "ok\n");
+    assert.equal(await sandbox().sh`printf 'int main(){return 5;}' > m.c && gcc -o m m.c && ./m; echo $?`.text(), "5\n");
+  });
+});

@@ -1,0 +1,97 @@
+// What the tests of this directory share.
+//
+// The server comes from the environment (see ../harness/withserver). Every
+// sandbox that a test makes is closed by `use`, also when the test fails.
+
+import assert from "node:assert/strict";
+import { after, before } from "node:test";
+import { Sandbox } from "@deno/sandbox";
+import { Deno } from "@deno/shim-deno";
+
+export { assert, Deno, Sandbox };
+
+/** A host of the fake internet that every test server has. */
+export const WEB = process.env.ATOLL_TEST_WEB ?? "web.atoll.test";
+
+/** Time for one test, in milliseconds. */
+export const LIMIT = { timeout: 60_000 };
+
+/** Makes one sandbox for all tests of a file. Returns a getter. */
+export function shared(options) {
+  let sandbox;
+  before(async () => {
+    sandbox = await Sandbox.create(options);
+  }, LIMIT);
+  after(() => sandbox?.close(), LIMIT);
+  return () => sandbox;
+}
+
+/** Runs fn with a sandbox of its own. */
+export async function use(options, fn) {
+  const sandbox = await Sandbox.create(options);
+  try {
+    return await fn(sandbox);
+  } finally {
+    await sandbox.close().catch(() => {});
+  }
+}
+
+/** Fails after ms unless the promise settles before. */
+export async function within(ms, promise, what = "the operation") {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${ms} ms`)), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Waits until probe returns something true: for states of other machines. */
+export async function until(probe, ms = 15_000, what = "the condition") {
+  for (const end = Date.now() + ms; Date.now() < end;) {
+    const value = await probe();
+    if (value) return value;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`${what} did not come true within ${ms} ms`);
+}
+
+/** All bytes of a stream. */
+export async function bytesOf(stream) {
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** All entries of an async iterable. */
+export async function all(iterable) {
+  const out = [];
+  for await (const item of iterable) out.push(item);
+  return out;
+}
+
+/** Bytes that look different at every offset. */
+export function pattern(size) {
+  const out = new Uint8Array(size);
+  let x = 2463534242;
+  for (let i = 0; i < size; i++) {
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    out[i] = x;
+  }
+  return out;
+}
+
+/** Asserts that promise rejects with a class of Deno.errors and a code. */
+export async function rejectsWith(promise, name, code) {
+  await assert.rejects(promise, (err) => {
+    assert.ok(
+      err instanceof Deno.errors[name],
+      `want Deno.errors.${name}, have ${err?.constructor?.name}: ${err?.message}`,
+    );
+    if (code !== undefined) assert.equal(err.code, code);
+    return true;
+  });
+}
