@@ -333,7 +333,7 @@ func TestLifetimes(t *testing.T) {
 	if err := again.Kill(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if e := again.Err(); e == nil || e.Reason != api.StopKilled || e.Code != 1000 {
+	if e := again.Err(); e == nil || e.Reason != "sandbox killed" || e.Code != 1000 {
 		t.Errorf("close error: %v", e)
 	}
 }
@@ -344,11 +344,11 @@ func TestCloseEndsEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.CloseConns(sb.ID(), 1001, "timeout")
+	srv.CloseConns(sb.ID(), 1001, "sandbox timeout")
 	<-sb.Closed()
 	want := func(what string, err error) {
 		t.Helper()
-		if e, ok := errors.AsType[*client.CloseError](err); !ok || e.Code != 1001 || e.Reason != "timeout" {
+		if e, ok := errors.AsType[*client.CloseError](err); !ok || e.Code != 1001 || e.Reason != "sandbox timeout" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -98,7 +98,7 @@ func (e *Error) Is(target error) bool {
 // CloseError says how a connection ended.
 type CloseError struct {
 	Code   int    // WebSocket close code; 1006 when there was no close frame
-	Reason string // the server's words, for example "timeout"
+	Reason string // the server's words, for example "sandbox timeout"
 	Err    error  // the transport's failure, if that was the cause
 }
 

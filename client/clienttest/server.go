@@ -220,7 +220,15 @@ func (s *Server) end(sb *sandbox, reason string) {
 	sb.info.Status, sb.info.StopReason = api.StatusStopped, reason
 	sb.info.StoppedAt = &api.Date{Time: sb.info.CreatedAt.Time}
 	s.mu.Unlock()
-	s.CloseConns(sb.info.ID, int(websocket.StatusNormalClosure), reason)
+	s.CloseConns(sb.info.ID, int(websocket.StatusNormalClosure), closeText(reason))
+}
+
+// closeText is what the close frame says.
+func closeText(reason string) string {
+	if reason == api.StopKilled {
+		return "sandbox killed"
+	}
+	return "session closed"
 }
 
 func (s *Server) extend(w http.ResponseWriter, r *http.Request) {
@@ -290,7 +298,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sb *sandbox, prim
 	late, reason := sb.info.Status == api.StatusStopped, sb.info.StopReason
 	s.mu.Unlock()
 	if late { // ended while this connection was being made
-		_ = ws.Close(websocket.StatusNormalClosure, reason)
+		_ = ws.Close(websocket.StatusNormalClosure, closeText(reason))
 	}
 	c.run(ctx)
 	s.mu.Lock()

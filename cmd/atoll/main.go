@@ -4,11 +4,14 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/atollhq/atoll/internal/cli"
+	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/internal/serve"
 )
 
 // version is set by the build with -ldflags "-X main.version=…".
@@ -24,6 +27,9 @@ func run() int {
 		Getenv:   os.Getenv,
 		Terminal: isTerminal(os.Stderr),
 		Version:  version,
+		Serve: func(ctx context.Context, settings config.Server, log *slog.Logger) error {
+			return serve.RunWith(ctx, settings, log, serve.Options{Version: version})
+		},
 	})
 }
 

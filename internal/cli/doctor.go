@@ -38,7 +38,7 @@ func runDoctor(ctx context.Context, g *global, io IO) error {
 		Image:   settings.ImageFiles(),
 		Listen:  settings.Listen,
 		UID:     os.Geteuid(),
-		BinDirs: binDirs(),
+		BinDirs: binDirs(settings.BinDir),
 		Ping:    func(ctx context.Context) error { return ping(ctx, g, io) },
 	})
 	healthy := doctor.Healthy(checks)
@@ -64,8 +64,12 @@ func printChecks(checks []doctor.Check, io IO) {
 	}
 }
 
-// binDirs is where the programs of a build lie: beside this one.
-func binDirs() []string {
+// binDirs is where the server looks for its programs: where it was told, or
+// beside this one.
+func binDirs(configured string) []string {
+	if configured != "" {
+		return []string{configured}
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil
@@ -73,7 +77,7 @@ func binDirs() []string {
 	if real, err := filepath.EvalSymlinks(exe); err == nil {
 		exe = real
 	}
-	return []string{filepath.Dir(exe), "/usr/libexec/atoll"}
+	return []string{filepath.Dir(exe)}
 }
 
 func ping(ctx context.Context, g *global, io IO) error {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/client"
 )
 
@@ -215,13 +214,16 @@ func endOf(err error) error {
 	if !ok {
 		return err
 	}
-	switch closed.Reason {
-	case api.StopTimeout:
+	switch closed.Reason { // the texts are those of docs/protocol.md
+	case "sandbox timeout":
 		return withHint(errors.New("the sandbox reached the end of its lifetime"), `ask for more with --timeout or "atoll extend"`)
-	case api.StopOOM:
+	case "sandbox out of memory":
 		return withHint(errors.New("the sandbox ran out of memory"), "give it more with --memory")
-	case api.StopKilled:
+	case "sandbox killed":
 		return errors.New("the sandbox was killed")
+	case "server restarting":
+		return withHint(errors.New("the server stopped; the sandbox goes on without it"),
+			`"atoll list" shows it once the server is back, unless it was one of "atoll run"`)
 	}
 	return err
 }

@@ -36,6 +36,8 @@ func withKeeper(ctx context.Context, g *global, io IO, f func(*auth.Keeper, *sto
 		return withHint(
 			errs.Wrap(err, errs.NotFound, "NO_SERVER_DATA", "there is no server's data in %s", data.Dir),
 			`"atoll serve" makes it; name another directory with --data-dir`)
+	} else if errors.Is(err, fs.ErrPermission) {
+		return errs.Wrap(err, errs.Denied, "NO_ACCESS", "%s is not readable for you: use sudo, or be the user that the server runs as", data.Dir)
 	} else if err != nil {
 		return fmt.Errorf("open the server's data: %w", err)
 	}

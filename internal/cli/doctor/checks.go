@@ -163,8 +163,7 @@ func (h Host) find(name string) bool {
 			return true
 		}
 	}
-	_, err := exec.LookPath(name)
-	return err == nil
+	return false
 }
 
 func (h Host) image(context.Context) Check {
