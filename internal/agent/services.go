@@ -35,7 +35,8 @@ type services struct {
 // newServices starts everything for a configured machine. The extra variables
 // come before those of the configuration.
 func newServices(ctx context.Context, cfg link.Config, env map[string]string, log *slog.Logger) *services {
-	vars := maps.Clone(env)
+	vars := map[string]string{}
+	maps.Copy(vars, env)
 	maps.Copy(vars, cfg.Env)
 	s := &services{registry: rpc.NewRegistry()}
 	s.procs = proc.NewManager(proc.Config{

@@ -1,0 +1,331 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/agent/rpc/rpctest"
+	"github.com/atollhq/atoll/internal/link"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeHost records what a kernel would be told.
+type fakeHost struct {
+	mu    sync.Mutex
+	calls []string
+	now   time.Time
+	err   error
+}
+
+func (h *fakeHost) note(format string, args ...any) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, fmt.Sprintf(format, args...))
+	return h.err
+}
+
+func (h *fakeHost) SetHostname(name string) error { return h.note("hostname %s", name) }
+func (h *fakeHost) Now() time.Time                { return h.now }
+func (h *fakeHost) SetTime(t time.Time) error     { return h.note("time %d", t.Unix()) }
+func (h *fakeHost) Chown(path string, uid, gid int) error {
+	return h.note("chown %s %d %d", filepath.Base(path), uid, gid)
+}
+
+func testConfig(home string) link.Config {
+	return link.Config{
+		Generation: 1, Hostname: "sbx-test", Home: home, User: "me",
+		UserID: uint32(os.Getuid()), GroupID: uint32(os.Getgid()),
+		Env: map[string]string{"FROM": "config"}, MaxMessage: 1 << 20,
+	}
+}
+
+// shim is the other end of an agent's link in tests.
+type shim struct {
+	t       *testing.T
+	session *link.Session
+	control net.Conn
+	done    chan error
+	root    string
+}
+
+func start(t *testing.T) *shim {
+	t.Helper()
+	near, far := net.Pipe()
+	s := &shim{t: t, done: make(chan error, 1), root: t.TempDir()}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		s.done <- Run(ctx, far, Options{Version: "1", Root: s.root, Host: &fakeHost{}})
+	}()
+	var err error
+	if s.session, err = link.Open(near, 1); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.session.Close()
+		select {
+		case err := <-s.done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(rpctest.Patience):
+			t.Error("Run does not return")
+		}
+		cancel()
+	})
+	return s
+}
+
+func (s *shim) dial(kind link.Kind, header any) net.Conn {
+	s.t.Helper()
+	conn, err := s.session.Dial(s.t.Context(), kind, header)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return conn
+}
+
+func (s *shim) configure(cfg link.Config) link.Ready {
+	s.t.Helper()
+	if s.control == nil {
+		s.control = s.dial(link.KindControl, struct{}{})
+	}
+	if err := link.SendControl(s.control, cfg); err != nil {
+		s.t.Fatal(err)
+	}
+	var ready link.Ready
+	if err := link.ReceiveControl(s.control, &ready); err != nil {
+		s.t.Fatal(err)
+	}
+	return ready
+}
+
+// home is a directory below the guest's root that is also a real path, so
+// that processes can start in it.
+func (s *shim) home() string {
+	s.t.Helper()
+	home := s.t.TempDir()
+	if err := os.MkdirAll(filepath.Join(s.root, home), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	return home
+}
+
+func TestServesCallsOnceConfigured(t *testing.T) {
+	s := start(t)
+	early := rpctest.On(t, s.dial(link.KindRPC, link.RPCHeader{}))
+	wait := early.Go("envGet", map[string]string{"key": "FROM"})
+	if ready := s.configure(testConfig(s.home())); ready != (link.Ready{Version: "1"}) {
+		t.Fatalf("got %+v", ready)
+	}
+	var value string
+	if err := wait(&value); err != nil || value != "config" {
+		t.Errorf("got %q, %v", value, err)
+	}
+	if ready := s.configure(testConfig("/")); ready.Error == "" {
+		t.Error("a second configuration is accepted")
+	}
+	var r api.SpawnResult
+	params := map[string]any{"command": "echo", "args": []string{"hi"}, "stdout": "piped", "stderr": "null"}
+	if err := early.Call("spawn", params, &r); err != nil {
+		t.Fatal(err)
+	}
+	if err := early.Call("processWait", map[string]int{"pid": r.PID}, nil); err != nil {
+		t.Error(err)
+	}
+	if out, err := early.Stream(*r.StdoutStreamID).All(); err != nil || string(out) != "hi\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestRefusesBadConfig(t *testing.T) {
+	s := start(t)
+	for _, change := range []func(*link.Config){
+		func(c *link.Config) { c.Hostname = "a b" },
+		func(c *link.Config) { c.Home = "relative" },
+		func(c *link.Config) { c.Nameservers = []string{"x\noptions"} },
+	} {
+		cfg := testConfig("/home")
+		change(&cfg)
+		if ready := s.configure(cfg); ready.Error == "" {
+			t.Errorf("%+v is accepted", cfg)
+		}
+	}
+}
+
+func TestOldGenerationIsRefused(t *testing.T) {
+	s := start(t)
+	cfg := testConfig(s.home())
+	cfg.Generation = 2
+	s.configure(cfg)
+	conn := s.dial(link.KindRPC, link.RPCHeader{}) // of generation 1
+	_ = conn.SetReadDeadline(time.Now().Add(rpctest.Patience))
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDial(t *testing.T) {
+	s := start(t)
+	s.configure(testConfig(s.home()))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.CopyN(conn, conn, 5)
+		_ = conn.Close()
+	}()
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	conn := s.dial(link.KindDial, link.DialHeader{Port: port})
+	_, _ = conn.Write([]byte("hello"))
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "hello" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	<-served
+	_ = listener.Close()
+	if got, err := io.ReadAll(s.dial(link.KindDial, link.DialHeader{Port: port})); err != nil || len(got) != 0 {
+		t.Errorf("refused dial: got %q, %v", got, err)
+	}
+}
+
+func TestPersonalise(t *testing.T) {
+	root := t.TempDir()
+	host := &fakeHost{now: time.Unix(1000, 0), err: errors.New("not permitted")}
+	cfg := testConfig("/home/app")
+	cfg.Nameservers = []string{"10.0.0.1", "fd00::1"}
+	cfg.TimeUnixNs = time.Unix(5000, 0).UnixNano()
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere/resolv.conf", filepath.Join(root, "etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	env, err := personalise(root, host, cfg, slog.New(slog.DiscardHandler))
+	if err != nil || len(env) != 0 {
+		t.Fatalf("got %v, %v", env, err)
+	}
+	if got, want := strings.Join(host.calls, ", "), "time 5000, hostname sbx-test"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for name, want := range map[string]string{
+		"etc/hostname":    "sbx-test\n",
+		"etc/resolv.conf": "nameserver 10.0.0.1\nnameserver fd00::1\n",
+	} {
+		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+	}
+	host.err, cfg.UserID = nil, cfg.UserID+1
+	if _, err := personalise(root, host, cfg, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+	if got, want := host.calls[len(host.calls)-1], fmt.Sprintf("chown app %d %d", cfg.UserID, cfg.GroupID); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func testCertificate(t *testing.T) (der []byte, text string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject: pkix.Name{
+			Country: []string{"DE"}, Organization: []string{"  Some   Örg  Inc "}, CommonName: "Test ROOT",
+		},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestTrust(t *testing.T) {
+	root := t.TempDir()
+	der, text := testCertificate(t)
+	bundle := filepath.Join(root, rootsBundle)
+	if err := writeFile(root, rootsBundle, "# others"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time changes nothing
+		env, err := trust(root, "comment\n"+text+text)
+		if err != nil || env["NODE_EXTRA_CA_CERTS"] != "/"+rootsBundle {
+			t.Fatalf("got %v, %v", env, err)
+		}
+		if got, err := os.ReadFile(bundle); err != nil || string(got) != "# others\n"+text+text {
+			t.Errorf("bundle: %q, %v", got, err)
+		}
+	}
+	hash, err := subjectHash(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target, err := os.Readlink(filepath.Join(root, hashedDir, fmt.Sprintf("%08x.0", hash))); err != nil || target != "/"+rootsDir+"/atoll-host-1.crt" {
+		t.Errorf("got %q, %v", target, err)
+	}
+	if env, err := trust(root, "nothing"); err != nil || env != nil {
+		t.Errorf("got %v, %v", env, err)
+	}
+}
+
+// OpenSSL is the reference for the hash of a subject.
+func TestSubjectHash(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("no openssl to compare with")
+	}
+	der, text := testCertificate(t)
+	ctx, cancel := context.WithTimeout(t.Context(), rpctest.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, openssl, "x509", "-noout", "-subject_hash")
+	cmd.Stdin = strings.NewReader(text)
+	cmd.WaitDelay = time.Second
+	want, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := subjectHash(der)
+	if err != nil || fmt.Sprintf("%08x\n", got) != string(want) {
+		t.Errorf("got %08x, %v, want %s", got, err, want)
+	}
+}
+
+func FuzzSubjectHash(f *testing.F) {
+	f.Add([]byte{0x30, 0})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		_, _ = canonicalName(raw)
+	})
+}
