@@ -72,7 +72,7 @@ func (s *Service) session(pid int) (*repl, error) {
 	s.mu.Lock()
 	r := s.sessions[pid]
 	s.mu.Unlock()
-	if r != nil {
+	if r != nil && !isClosed(r.process.Done()) {
 		return r, nil
 	}
 	process, err := s.procs.Find(pid)
