@@ -72,7 +72,7 @@ func start(t testing.TB, kind machine.NICKind, mtu int, change func(*Config)) se
 }
 
 func timeout(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -412,9 +412,9 @@ func TestThousandConnections(t *testing.T) {
 				t.Errorf("connection %d: %v", i, err)
 				return
 			}
-			open.Wait() // all at once
-			_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-			echo(t, c, 20_000)
+			open.Wait()                                        // all at once
+			_ = c.SetDeadline(time.Now().Add(2 * time.Minute)) // with -race, on a busy machine
+			echo(t, c, 4_000)
 		})
 	}
 	all.Wait()

@@ -20,7 +20,7 @@ const (
 	// streamPatience is how long a full queue holds up its writers before it
 	// loses frames. Holding up is what keeps a burst from becoming loss;
 	// losing is what keeps a guest that never reads from stopping us.
-	streamPatience = 100 * time.Millisecond
+	streamPatience = time.Second
 )
 
 // errFrameSize is fatal: after a wrong length nothing in a stream is certain.
