@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,15 +145,21 @@ func decodeOther(f field, raw []byte, v reflect.Value) *api.ValidationIssue {
 		if e.GoType != nil {
 			want = e.GoType
 		}
-		if len(e.JSONValue) > 0 {
-			raw = e.JSONValue
-		}
+		raw = offending(e)
 		if e.Err != nil {
 			return invalidValue(expected(want), e.Err.Error(), path...)
 		}
 	}
 	bad := issue(expected(want), received(raw), path)
 	return &bad
+}
+
+// offending is a text that starts like the value which an error is about.
+func offending(e *jsonv2.SemanticError) []byte {
+	if len(e.JSONValue) > 0 {
+		return e.JSONValue
+	}
+	return []byte{byte(e.JSONKind)}
 }
 
 // decodeBytes decodes a base64 string, with or without padding, into the
@@ -171,24 +176,6 @@ func decodeBytes(raw []byte) ([]byte, error) {
 }
 
 var errBase64 = errors.New("the string is not base64")
-
-// decodeInPlace decodes b into itself, block by block: the output is always
-// behind the input.
-func decodeInPlace(b []byte) ([]byte, error) {
-	const block = 16 << 10 // characters; a multiple of 4
-	var decoded [block / 4 * 3]byte
-	b = bytes.TrimRight(b[:len(b):len(b)], "=")
-	out := 0
-	for in := 0; in < len(b); in += block {
-		part := b[in:min(in+block, len(b))]
-		n, err := base64.RawStdEncoding.Decode(decoded[:], part)
-		if err != nil || n != base64.RawStdEncoding.DecodedLen(len(part)) {
-			return nil, errBase64
-		}
-		out += copy(b[out:], decoded[:n])
-	}
-	return b[:out], nil
-}
 
 // expected names a type as a schema of the SDK would.
 func expected(t reflect.Type) string {

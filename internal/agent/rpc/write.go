@@ -1,12 +1,14 @@
 package rpc
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
+	"unicode/utf8"
+	"unsafe"
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/link"
@@ -114,7 +116,7 @@ func appendStream(dst []byte, method string, id int64) []byte {
 func appendEnqueue(dst []byte, id int64, data []byte) []byte {
 	dst = appendStream(dst, api.NotifyStreamEnqueue, id)
 	dst = append(dst, `,"data":"`...)
-	dst = base64.StdEncoding.AppendEncode(dst, data)
+	dst = appendBase64(dst, data)
 	return append(dst, `"}}`...)
 }
 
@@ -162,14 +164,43 @@ func appendValue(dst []byte, v any) ([]byte, error) {
 
 func appendBytes(dst, data []byte) []byte {
 	dst = append(dst, '"')
-	dst = base64.StdEncoding.AppendEncode(dst, data)
+	dst = appendBase64(dst, data)
 	return append(dst, '"')
 }
 
 // appendText appends a JSON string; bytes that are not UTF-8 become U+FFFD.
 func appendText(dst []byte, s string) []byte {
-	dst, _ = jsontext.AppendQuote(dst, s)
-	return dst
+	if !utf8.ValidString(s) {
+		dst, _ = jsontext.AppendQuote(dst, s)
+		return dst
+	}
+	rest := unsafe.Slice(unsafe.StringData(s), len(s)) // only read: a copy could be 100 MB
+	dst = append(slices.Grow(dst, len(s)+2), '"')
+	for {
+		n := untilSpecial(rest)
+		dst = append(dst, rest[:n]...)
+		if n == len(rest) {
+			return append(dst, '"')
+		}
+		dst = appendEscaped(dst, rest[n])
+		rest = rest[n+1:]
+	}
+}
+
+func appendEscaped(dst []byte, c byte) []byte {
+	const hex = "0123456789abcdef"
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	default:
+		return append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+	}
 }
 
 // writeBytesResult sends a response with binary data frame by frame, so that
@@ -181,7 +212,7 @@ func writeBytesResult(w io.Writer, id []byte, data []byte) error {
 	o.b = append(appendOK(o.b, id), '"')
 	for {
 		n := min(len(data), part)
-		o.b = base64.StdEncoding.AppendEncode(o.b, data[:n])
+		o.b = appendBase64(o.b, data[:n])
 		data = data[n:]
 		word := uint32(moreFrames)
 		if len(data) == 0 {
