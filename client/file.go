@@ -27,6 +27,9 @@ type File struct {
 // Open opens a file. The zero options open it for reading. ctx bounds the
 // file's whole life.
 func (f *FS) Open(ctx context.Context, path string, o OpenOptions) (*File, error) {
+	if o.Read == nil && o.Write == nil && o.Append == nil {
+		o.Read = new(true)
+	}
 	return f.openFile(ctx, "open", api.OpenParams{Path: path, Options: &o})
 }
 

@@ -222,6 +222,9 @@ func openFile(_ context.Context, c *Conn, p api.OpenParams) (any, error) {
 	flags, mode := os.O_RDONLY, os.FileMode(0o644)
 	set := func(b *bool) bool { return b != nil && *b }
 	if o := p.Options; o != nil {
+		if !set(o.Read) && !set(o.Write) && !set(o.Append) {
+			return nil, &api.RemoteError{ConstructorName: "Error", Message: "OpenOptions requires at least one option to be true"}
+		}
 		if set(o.Write) {
 			flags = os.O_RDWR
 		}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type entry struct {
 type source interface {
 	stat(ctx context.Context, path string) (entry, error) // follows no link
 	list(ctx context.Context, dir string) ([]string, error)
-	open(ctx context.Context, path string) (io.ReadCloser, error)
+	open(ctx context.Context, path string, size int64) (io.ReadCloser, error)
 	readlink(ctx context.Context, path string) (string, error)
 	join(dir, name string) string
 }
@@ -57,6 +58,8 @@ const (
 	parallelFiles = 8
 	// copyBuffer is what one of them holds in memory, in bytes.
 	copyBuffer = 1 << 20
+	// smallFile is what is read in one message, in bytes.
+	smallFile = 256 << 10
 	// maxDepth bounds nesting, which a hostile sandbox could make endless.
 	maxDepth = 256
 )
@@ -174,7 +177,7 @@ func (j *copyJob) link(ctx context.Context, src, dst string) error {
 }
 
 func (j *copyJob) file(ctx context.Context, src, dst string, e entry) error {
-	r, err := j.from.open(ctx, src)
+	r, err := j.from.open(ctx, src, e.size)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", src, err)
 	}
@@ -219,9 +222,11 @@ func (localSource) list(_ context.Context, dir string) ([]string, error) {
 	return names, err
 }
 
-func (localSource) open(_ context.Context, p string) (io.ReadCloser, error) { return os.Open(p) }
-func (localSource) readlink(_ context.Context, p string) (string, error)    { return os.Readlink(p) }
-func (localSource) join(dir, name string) string                            { return filepath.Join(dir, name) }
+func (localSource) open(_ context.Context, p string, _ int64) (io.ReadCloser, error) {
+	return os.Open(p)
+}
+func (localSource) readlink(_ context.Context, p string) (string, error) { return os.Readlink(p) }
+func (localSource) join(dir, name string) string                         { return filepath.Join(dir, name) }
 
 // rootTree writes below one directory of this machine and never outside it,
 // symbolic links that the copy itself made included.
@@ -293,7 +298,12 @@ func (t *remoteTree) list(ctx context.Context, dir string) ([]string, error) {
 	return names, err
 }
 
-func (t *remoteTree) open(ctx context.Context, p string) (io.ReadCloser, error) {
+// open reads a small file in one round trip, a large one in pieces.
+func (t *remoteTree) open(ctx context.Context, p string, size int64) (io.ReadCloser, error) {
+	if size <= smallFile {
+		data, err := t.fs.ReadFile(ctx, p)
+		return io.NopCloser(bytes.NewReader(data)), err
+	}
 	f, err := t.fs.Open(ctx, p, client.OpenOptions{})
 	if err != nil {
 		return nil, err

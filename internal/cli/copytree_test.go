@@ -36,7 +36,7 @@ func (s hostileSource) list(_ context.Context, dir string) ([]string, error) {
 	return s.names[dir], nil
 }
 
-func (s hostileSource) open(context.Context, string) (io.ReadCloser, error) {
+func (s hostileSource) open(context.Context, string, int64) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("evil")), nil
 }
 

@@ -18,20 +18,31 @@ type doctorReport struct {
 	Checks []doctor.Check `json:"checks"`
 }
 
+type doctorOptions struct {
+	*global
+	imageDir string
+}
+
 func newDoctor(g *global, io IO) *cobra.Command {
-	return &cobra.Command{
+	o := &doctorOptions{global: g}
+	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this host can and cannot do, and how to mend it",
 		Long: `Doctor looks at this host and changes nothing. It exits with 1 when something
 is found without which no sandbox can run. With --json it prints an object
 with the fields ok and checks (name, status, detail, remedy).`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), g, io) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
 	}
+	cmd.Flags().StringVar(&o.imageDir, "image-dir", "", "directory of images (default: the server's)")
+	return cmd
 }
 
-func runDoctor(ctx context.Context, g *global, io IO) error {
-	settings := g.server(io.Getenv)
+func runDoctor(ctx context.Context, o *doctorOptions, io IO) error {
+	settings := o.server(io.Getenv)
+	if o.imageDir != "" {
+		settings.ImageDir = o.imageDir
+	}
 	checks := doctor.Run(ctx, doctor.Host{
 		Root:    "/",
 		Data:    settings.Data(),
@@ -39,10 +50,10 @@ func runDoctor(ctx context.Context, g *global, io IO) error {
 		Listen:  settings.Listen,
 		UID:     os.Geteuid(),
 		BinDirs: binDirs(settings.BinDir),
-		Ping:    func(ctx context.Context) error { return ping(ctx, g, io) },
+		Ping:    func(ctx context.Context) error { return ping(ctx, o.global, io) },
 	})
 	healthy := doctor.Healthy(checks)
-	if g.json {
+	if o.json {
 		if err := printJSON(io.Out, doctorReport{healthy, checks}); err != nil {
 			return err
 		}

@@ -278,7 +278,9 @@ func spawnError(command string, err error) error {
 	if !ok {
 		return asOwn(err)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	// A working directory that is missing looks like a missing command, but
+	// for the text.
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(e.Remote.Message, "No such cwd") {
 		return &exitError{exitNoCommand, &client.Error{Method: e.Method, Remote: &api.RemoteError{
 			Message: command + ": " + e.Remote.Message, Code: e.Remote.Code, ConstructorName: e.Remote.ConstructorName,
 		}}}

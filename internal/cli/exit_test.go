@@ -37,6 +37,7 @@ func TestExitCodes(t *testing.T) {
 		{asOwn(usage("x")), 125},
 		{asOwn(&exitError{code: 9}), 9},
 		{spawnError("x", &client.Error{Remote: &api.RemoteError{ConstructorName: "NotFound"}}), 127},
+		{spawnError("x", &client.Error{Remote: &api.RemoteError{ConstructorName: "NotFound", Message: "No such cwd '/x'"}}), 126},
 		{spawnError("x", &client.Error{Remote: &api.RemoteError{ConstructorName: "PermissionDenied"}}), 126},
 		{spawnError("x", errors.New("x")), 125},
 		{statusError(client.Status{Code: 137, Signal: "SIGKILL", OOM: true}), 137},
