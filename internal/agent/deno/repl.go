@@ -11,10 +11,11 @@ import (
 	"github.com/atollhq/atoll/internal/agent/rpc"
 )
 
-// How long denoReplClose waits for the process to end by itself, and after
-// the kill.
+// How long denoReplClose waits for running code to end, for the process to
+// end by itself, and for its end after the kill.
 const (
-	exitGrace = time.Second
+	turnGrace = 500 * time.Millisecond
+	exitGrace = 3 * time.Second
 	killGrace = 5 * time.Second
 )
 
@@ -116,10 +117,7 @@ func (s *Service) replClose(ctx context.Context, _ *rpc.Conn, p api.PIDParams) (
 	if err != nil {
 		return rpc.Null{}, err
 	}
-	polite, cancel := context.WithTimeout(ctx, exitGrace)
-	defer cancel()
-	r.exit(polite)
-	if _, err := r.process.Wait(polite); err == nil {
+	if r.exits(ctx) {
 		return rpc.Null{}, nil
 	}
 	if err := r.process.Signal("SIGKILL"); err != nil && !isClosed(r.process.Done()) {
@@ -129,4 +127,17 @@ func (s *Service) replClose(ctx context.Context, _ *rpc.Conn, p api.PIDParams) (
 	defer cancel()
 	_, err = r.process.Wait(hard)
 	return rpc.Null{}, remote(err)
+}
+
+// exits asks the process to end and tells whether it did.
+func (r *repl) exits(ctx context.Context) bool {
+	turn, cancel := context.WithTimeout(ctx, turnGrace)
+	defer cancel()
+	if !r.exit(turn) {
+		return false
+	}
+	end, cancel := context.WithTimeout(ctx, exitGrace)
+	defer cancel()
+	_, err := r.process.Wait(end)
+	return err == nil
 }

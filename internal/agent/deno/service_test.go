@@ -26,7 +26,9 @@ func codeParams(code string, args ...string) api.SpawnDenoParams {
 
 func spawnCode(p *peer, code string, args ...string) api.SpawnDenoResult {
 	p.t.Helper()
-	return must[api.SpawnDenoResult](p, "spawnDeno", codeParams(code, args...))
+	res := must[api.SpawnDenoResult](p, "spawnDeno", codeParams(code, args...))
+	p.start("processWait", api.PIDParams{PID: res.PID}) // as the SDKs do; output waits for it
+	return res
 }
 
 func (p *peer) wait(pid int) api.ProcessStatus {
@@ -250,12 +252,19 @@ func TestRealDeno(t *testing.T) {
 		})
 	}
 	t.Run("repl", func(t *testing.T) {
-		pid := spawnRepl(p)
-		must[any](p, "denoReplEval", evalParams(pid, `import {seven} from "./lib.ts"; const add = (a: number) => a + seven`))
+		res := must[api.SpawnResult](p, "spawnDenoRepl", api.SpawnDenoReplParams{ProcessOptions: options()})
+		pid, status := res.PID, p.start("processWait", api.PIDParams{PID: res.PID})
+		must[any](p, "denoReplEval", evalParams(pid, `console.log("out"); import {seven} from "./lib.ts"; const add = (a: number) => a + seven`))
 		got := must[int](p, "denoReplCall", api.DenoReplCallParams{PID: pid, Fn: "add", Args: []json.RawMessage{json.RawMessage("1")}})
 		if got != 8 {
 			t.Errorf("add(1) = %d", got)
 		}
 		must[any](p, "denoReplClose", api.PIDParams{PID: pid})
+		if got := p.output(res.StdoutStreamID); got != "out\n" {
+			t.Errorf("output %q", got)
+		}
+		if end, _ := finish[api.ProcessStatus](t, status); !end.Success {
+			t.Errorf("status %+v", end)
+		}
 	})
 }

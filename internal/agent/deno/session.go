@@ -82,10 +82,23 @@ func (s *session) call(ctx context.Context, fn string, args json.RawMessage) (js
 	})
 }
 
-// exit asks the process to end by itself. It does not wait for the end, and
-// it gives up when another call still runs as ctx ends.
-func (s *session) exit(ctx context.Context) {
-	_, _ = s.exchange(ctx, func() (string, error) { return s.value("__atoll.exit()", true) })
+// exit asks the process to end by itself, unless other code runs until ctx
+// ends: then it returns false. It does not wait for the end.
+func (s *session) exit(ctx context.Context) bool {
+	select {
+	case s.turn <- struct{}{}:
+	case <-s.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+	go func() { // ends with conn
+		defer s.release()
+		if s.dead == nil {
+			_, _ = s.value("__atoll.exit()", true)
+		}
+	}()
+	return true
 }
 
 // exchange waits for its turn and runs f in it.

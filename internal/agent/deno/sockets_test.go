@@ -98,11 +98,25 @@ func FuzzSockets(f *testing.F) {
 	})
 }
 
+// lateProc has no sockets before a certain time.
+type lateProc struct {
+	fakeProc
+	from time.Time
+}
+
+func (p lateProc) Open(name string) (fs.File, error) {
+	if strings.HasPrefix(name, "net/") && time.Now().Before(p.from) {
+		return nil, fs.ErrNotExist
+	}
+	return p.fakeProc.Open(name)
+}
+
 func TestAwaitEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		proc := newProc(map[string]string{"7/stat": "7 (deno) S 1 7 7 0", "7/fd/3": "socket:[55]"})
-		time.AfterFunc(time.Minute, func() { proc.MapFS["net/tcp"] = &fstest.MapFile{Data: []byte(tcpTable)} })
 		start := time.Now()
+		proc := lateProc{newProc(map[string]string{
+			"net/tcp": tcpTable, "7/stat": "7 (deno) S 1 7 7 0", "7/fd/3": "socket:[55]",
+		}), start.Add(time.Minute)}
 		addr, ok, err := awaitEndpoint(t.Context(), proc, 7, nil)
 		if !ok || err != nil || addr.Port() != 9000 {
 			t.Errorf("got %v %v %v", addr, ok, err)

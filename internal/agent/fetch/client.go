@@ -70,16 +70,13 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error)) 
 }
 
 // transport picks the way for a request. A process's server may restart at
-// any time, so its connections are not kept.
-func (c *Client) transport(to DialFunc) http.RoundTripper {
+// any time, so its connections are not kept, and an attempt to reach it ends
+// with the request (the context that http.Transport hands out lives on).
+func (c *Client) transport(ctx context.Context, to DialFunc) http.RoundTripper {
 	if to == nil {
 		return c.network
 	}
-	t := newTransport(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		return to(ctx)
-	})
+	t := newTransport(func(context.Context, string, string) (net.Conn, error) { return to(ctx) })
 	t.DisableKeepAlives = true
 	return t
 }
@@ -113,7 +110,7 @@ func (c *Client) follow(ctx context.Context, r Request, body *replay) (*Response
 	if err != nil {
 		return nil, err
 	}
-	transport := c.transport(r.ToServer)
+	transport := c.transport(ctx, r.ToServer)
 	for redirects := 0; ; redirects++ {
 		res, err := hop.send(ctx, transport, r.ToServer != nil)
 		if err != nil {

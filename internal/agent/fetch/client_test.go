@@ -253,6 +253,23 @@ func TestToServer(t *testing.T) {
 	}
 }
 
+// TestAbortEndsTheWaitForAServer: a server that does not come up is no longer
+// waited for when the request is aborted.
+func TestAbortEndsTheWaitForAServer(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	dial := func(ctx context.Context) (net.Conn, error) {
+		defer close(ended)
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if _, err := newClient(t).Do(ctx, Request{URL: "http://a.example/", ToServer: dial}); !errors.Is(err, context.Canceled) {
+		t.Errorf("err %v", err)
+	}
+	<-ended
+}
+
 func TestStreamingDoesNotWaitForTheEnd(t *testing.T) {
 	next := make(chan struct{})
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
