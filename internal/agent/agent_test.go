@@ -49,6 +49,7 @@ func (h *fakeHost) note(format string, args ...any) error {
 func (h *fakeHost) SetHostname(name string) error { return h.note("hostname %s", name) }
 func (h *fakeHost) Now() time.Time                { return h.now }
 func (h *fakeHost) SetTime(t time.Time) error     { return h.note("time %d", t.Unix()) }
+func (h *fakeHost) Unmount(path string) error     { return h.note("unmount %s", filepath.Base(path)) }
 func (h *fakeHost) Chown(path string, uid, gid int) error {
 	return h.note("chown %s %d %d", filepath.Base(path), uid, gid)
 }
@@ -233,7 +234,7 @@ func TestPersonalise(t *testing.T) {
 	if err != nil || len(env) != 0 {
 		t.Fatalf("got %v, %v", env, err)
 	}
-	if got, want := strings.Join(host.calls, ", "), "time 5000, hostname sbx-test"; got != want {
+	if got, want := strings.Join(host.calls, ", "), "time 5000, unmount tmp, hostname sbx-test"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for name, want := range map[string]string{

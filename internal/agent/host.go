@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,9 @@ type Host interface {
 	Now() time.Time
 	SetTime(t time.Time) error
 	Chown(path string, uid, gid int) error
+	// Unmount takes a mounted file system away; a path that is no mount point
+	// is none already.
+	Unmount(path string) error
 }
 
 // kernel is the real Host.
@@ -27,3 +31,11 @@ func (kernel) SetTime(t time.Time) error {
 }
 
 func (kernel) Chown(path string, uid, gid int) error { return unix.Lchown(path, uid, gid) }
+
+func (kernel) Unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}

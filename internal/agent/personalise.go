@@ -27,6 +27,11 @@ func personalise(root string, host Host, cfg link.Config, log *slog.Logger) (map
 		return nil, err
 	}
 	setClock(host, cfg.TimeUnixNs, log)
+	// gVisor mounts memory over an empty /tmp. Temporary files belong on the
+	// disk: it is larger, and full memory ends processes.
+	if err := host.Unmount(filepath.Join(root, "tmp")); err != nil {
+		log.Warn("unmount /tmp", "error", err)
+	}
 	if cfg.Hostname != "" {
 		if err := host.SetHostname(cfg.Hostname); err != nil {
 			log.Warn("set host name", "error", err)
