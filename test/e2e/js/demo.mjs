@@ -46,7 +46,8 @@ try {
     deno --version | head -n 1; echo "node $(node --version), npm $(npm --version)"; python3 --version; git --version; gcc --version | head -n 1`.text();
   show("versions", versions);
 
-  const failed = await sandbox.sh`cat /no/such/file`.stderr("piped").noThrow();
+  const failing = await sandbox.spawn("cat", { args: ["/no/such/file"], stdout: "piped", stderr: "piped" });
+  const failed = await failing.output();
   show("a failing command", `exit ${failed.status.code}: ${failed.stderrText}`);
   assert.equal(failed.status.code, 1);
 } finally {
