@@ -24,6 +24,9 @@ func credential(cfg Config, groupFile string) *syscall.Credential {
 // Groups lists a user's supplementary groups. A missing or odd file means
 // none.
 func Groups(user, groupFile string) []uint32 {
+	if user == "" {
+		return nil // an empty list of members is not a list of somebody without a name
+	}
 	f, err := os.Open(groupFile)
 	if err != nil {
 		return nil

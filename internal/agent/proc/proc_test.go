@@ -16,6 +16,7 @@ import (
 	"github.com/atollhq/atoll/internal/agent/rpc"
 	"github.com/atollhq/atoll/internal/agent/rpc/rpctest"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -240,9 +241,8 @@ func TestKill(t *testing.T) {
 		if err := wait(&st); err != nil || st.Signal == nil || *st.Signal != tt.want {
 			t.Errorf("got %+v, %v", st, err)
 		}
-		if tt.want == "SIGKILL" {
-			output(t, c, r.StdoutStreamID)
-		}
+		_ = unix.Kill(-r.PID, unix.SIGKILL) // what a shell puts in the background ignores SIGINT
+		output(t, c, r.StdoutStreamID)
 		expectError(t, c.Call("processKill", vars{"pid": r.PID}, nil), "TypeError", "ENOENT", "There is no running process")
 		if err := c.Call("processWait", vars{"pid": r.PID}, nil); err != nil {
 			t.Errorf("an ended process is forgotten: %v", err)
@@ -421,6 +421,18 @@ func TestEndedProcessesAreForgotten(t *testing.T) {
 	}
 	if _, err := m.Find(0); err == nil {
 		t.Error("the oldest is still known")
+	}
+}
+
+// TestRunsAsUser needs root, as whom the agent runs.
+func TestRunsAsUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start processes as another user")
+	}
+	m := NewManager(Config{UID: 12345, GID: 23456, Home: "/", Log: slog.New(slog.DiscardHandler)})
+	c := rpctest.Dial(t, registry(m))
+	if _, out, _ := run(t, c, spawnOf("id -u; id -g; id -G; umask", nil)); !strings.HasPrefix(out, "12345\n23456\n23456\n") {
+		t.Errorf("got %q", out)
 	}
 }
 
