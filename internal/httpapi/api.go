@@ -38,9 +38,10 @@ type Options struct {
 	Metrics   *obs.Metrics
 	Log       *slog.Logger
 
-	Limits    sandbox.Limits
-	DeadAfter time.Duration // a client without sign of life is disconnected
-	Version   string
+	Limits     sandbox.Limits
+	MaxMessage int64         // bytes in one message from a client
+	DeadAfter  time.Duration // a client without sign of life is disconnected
+	Version    string
 }
 
 // New returns the handler of all routes.

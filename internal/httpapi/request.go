@@ -127,7 +127,7 @@ func (a *server) fail(w *response, r *request, err error) {
 		status = statusClientLeft
 	case public.Class == errs.Internal:
 		r.log.Error("request failed", "error", err)
-	case status >= 500:
+	case status >= 500 && public.Class != errs.Unsupported:
 		r.log.Warn("request refused", "error", err)
 	default:
 		r.log.Debug("request refused", "error", err)

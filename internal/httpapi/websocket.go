@@ -94,7 +94,7 @@ func (a *server) attach(w http.ResponseWriter, r *request, client *sandbox.Clien
 	defer client.Close()
 	m := &meter{server: a, request: r, sandbox: client.ID()}
 	o := relay.Options{
-		MaxReceive: api.MaxClientMessage,
+		MaxReceive: a.MaxMessage,
 		MaxSend:    relay.MaxSendFor(r.UserAgent()),
 		PingEvery:  relay.DefaultPingEvery,
 		DeadAfter:  a.DeadAfter,

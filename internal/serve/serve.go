@@ -308,7 +308,7 @@ func (d *daemon) prepareHTTP(context.Context) (err error) {
 	d.http = &http.Server{
 		Handler: httpapi.New(httpapi.Options{
 			Sandboxes: d.manager, Auth: d.keeper, Audit: d.audit, Metrics: d.metrics, Log: d.log,
-			Limits: d.limits(), DeadAfter: d.cfg.ClientDeadAfter, Version: d.options.Version,
+			Limits: d.limits(), MaxMessage: api.MaxClientMessage, DeadAfter: d.cfg.ClientDeadAfter, Version: d.options.Version,
 		}),
 		ReadHeaderTimeout: httpapi.HeaderTimeout,
 		IdleTimeout:       httpapi.IdleTimeout,
