@@ -270,19 +270,51 @@ func (s *InStream) putFile(data []byte) {
 }
 
 // waitForRoom stops the connection's reader until the file takes more; false
-// when nobody wants that any more.
+// when nobody wants that any more. The lock is held.
 func (s *InStream) waitForRoom() bool {
-	if s.file.free() == 0 {
-		defer context.AfterFunc(s.c.ctx, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.changed.Broadcast()
-		})()
+	if s.file.free() > 0 {
+		return s.closed == nil
 	}
+	ctx := s.c.ctx
+	if !s.claimed {
+		// The call that asks for it may be behind this message: waiting
+		// could last for ever.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.c.limits.ClaimWait)
+		defer cancel()
+	}
+	defer context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changed.Broadcast()
+	})()
 	for s.file.free() == 0 && s.closed == nil && s.c.ctx.Err() == nil {
+		if !s.claimed && ctx.Err() != nil {
+			s.overflow()
+			return false
+		}
 		s.changed.Wait()
 	}
 	return s.file.free() > 0 && s.closed == nil
+}
+
+// overflow gives up a stream of which too much came before anybody asked for
+// it. The lock is held.
+func (s *InStream) overflow() {
+	s.err = NewError("RangeError", "ENOBUFS",
+		"more than %d bytes of the stream came before the call that uses it: make the call first", s.c.limits.StreamSpill)
+	s.empty()
+	s.file.close()
+	s.file = nil
+}
+
+// empty frees the data in memory. The lock is held.
+func (s *InStream) empty() {
+	s.c.memory.Add(-s.inMemory)
+	s.inMemory = 0
+	for len(s.memory) > 0 {
+		s.pop().free()
+	}
 }
 
 // end records that no more data comes: io.EOF or why.
@@ -302,6 +334,7 @@ func (s *InStream) claim() bool {
 	defer s.mu.Unlock()
 	was := s.claimed
 	s.claimed = true
+	s.changed.Broadcast()
 	return !was
 }
 
@@ -325,11 +358,7 @@ func (s *InStream) drop(reason error) (tell bool) {
 	}
 	s.closed = reason
 	s.unread.Store(true)
-	s.c.memory.Add(-s.inMemory)
-	s.inMemory = 0
-	for len(s.memory) > 0 {
-		s.pop().free()
-	}
+	s.empty()
 	s.changed.Broadcast()
 	if s.file != nil {
 		s.file.close()

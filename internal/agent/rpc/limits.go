@@ -1,6 +1,10 @@
 package rpc
 
-import "github.com/atollhq/atoll/api"
+import (
+	"time"
+
+	"github.com/atollhq/atoll/api"
+)
 
 // Limits bound what one connection can use. A zero field has its default.
 type Limits struct {
@@ -12,6 +16,10 @@ type Limits struct {
 	ConnMemory   int64  // bytes kept in memory for all streams; default 64 MiB
 	StreamSpill  int64  // bytes kept in a file per stream; default 1 GiB
 	SpillDir     string // where those files are; default os.TempDir()
+
+	// ClaimWait is how long a stream that is full may wait for the call that
+	// uses it; default 5 s.
+	ClaimWait time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -22,10 +30,11 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.StreamMemory, 4<<20)
 	setDefault(&l.ConnMemory, 64<<20)
 	setDefault(&l.StreamSpill, 1<<30)
+	setDefault(&l.ClaimWait, 5*time.Second)
 	return l
 }
 
-func setDefault[T int | int64](v *T, def T) {
+func setDefault[T int | int64 | time.Duration](v *T, def T) {
 	if *v <= 0 {
 		*v = def
 	}

@@ -9,7 +9,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/atollhq/atoll/api"
 )
@@ -87,6 +89,19 @@ func TestUnknownStreamsAreIgnored(t *testing.T) {
 	c.send(`{"method":"nothing"}`)
 	c.call(1, "null", "{}")
 	if got := describe(t, c.next()); got != `1 {"ok":null}` {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestTooMuchBeforeTheCall(t *testing.T) {
+	c := dial(t, echoRegistry(), 0, Limits{StreamMemory: 1000, StreamSpill: 5000, ClaimWait: time.Millisecond})
+	c.note("start", 1)
+	for range 20 {
+		c.enqueue(1, make([]byte, 1000))
+	}
+	c.note("end", 1)
+	c.call(1, "hash", `{"streamId":1}`)
+	if got := describe(t, c.next()); !strings.HasPrefix(got, "1 RangeError ENOBUFS more than 5000 bytes") {
 		t.Errorf("got %s", got)
 	}
 }
