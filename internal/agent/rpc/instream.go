@@ -275,21 +275,19 @@ func (s *InStream) waitForRoom() bool {
 	if s.file.free() > 0 {
 		return s.closed == nil
 	}
-	ctx := s.c.ctx
-	if !s.claimed {
-		// The call that asks for it may be behind this message: waiting
-		// could last for ever.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.c.limits.ClaimWait)
-		defer cancel()
-	}
-	defer context.AfterFunc(ctx, func() {
+	wake := func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.changed.Broadcast()
-	})()
+	}
+	defer context.AfterFunc(s.c.ctx, wake)()
+	// The call that asks for it may be behind this message: waiting for that
+	// could last for ever.
+	patience, cancel := context.WithTimeout(s.c.ctx, s.c.limits.ClaimWait)
+	defer cancel()
+	defer context.AfterFunc(patience, wake)()
 	for s.file.free() == 0 && s.closed == nil && s.c.ctx.Err() == nil {
-		if !s.claimed && ctx.Err() != nil {
+		if !s.claimed && patience.Err() != nil {
 			s.overflow()
 			return false
 		}
