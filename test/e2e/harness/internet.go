@@ -263,6 +263,7 @@ func (n *Internet) handler() http.Handler {
 		}
 		_, _ = io.CopyN(w, zeros{}, size)
 	})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, zeros{}) })
 	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
