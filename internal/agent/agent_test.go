@@ -234,7 +234,7 @@ func TestPersonalise(t *testing.T) {
 	if err != nil || len(env) != 0 {
 		t.Fatalf("got %v, %v", env, err)
 	}
-	if got, want := strings.Join(host.calls, ", "), "time 5000, unmount tmp, hostname sbx-test"; got != want {
+	if got, want := strings.Join(host.calls, ", "), "time 5000, unmount tmp, unmount agent, hostname sbx-test"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for name, want := range map[string]string{

@@ -32,6 +32,10 @@ func personalise(root string, host Host, cfg link.Config, log *slog.Logger) (map
 	if err := host.Unmount(filepath.Join(root, "tmp")); err != nil {
 		log.Warn("unmount /tmp", "error", err)
 	}
+	// The agent's own binary is of no use to anyone here.
+	if err := host.Unmount(filepath.Join(root, ".atoll/agent")); err != nil {
+		log.Warn("unmount the agent", "error", err)
+	}
 	if cfg.Hostname != "" {
 		if err := host.SetHostname(cfg.Hostname); err != nil {
 			log.Warn("set host name", "error", err)

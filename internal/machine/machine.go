@@ -74,6 +74,13 @@ type Machine interface {
 	Destroy(ctx context.Context) error
 }
 
+// Settler is the optional power to free what only the start of a machine
+// needed.
+type Settler interface {
+	// Settle is called once, when the agent has answered.
+	Settle() error
+}
+
 // StatsReader is the optional power to measure a machine.
 type StatsReader interface {
 	Stats(ctx context.Context) (Stats, error)

@@ -139,7 +139,15 @@ func (s *Shim) start(ctx context.Context) error {
 	if s.link, err = link.Open(m.Link(), 1); err != nil {
 		return err
 	}
-	return s.personalise(ctx)
+	if err := s.personalise(ctx); err != nil {
+		return err
+	}
+	if settler, ok := m.(machine.Settler); ok {
+		if err := settler.Settle(); err != nil {
+			s.log.Warn("settle machine", "error", err)
+		}
+	}
+	return nil
 }
 
 func (s *Shim) machineSpec() machine.Spec {

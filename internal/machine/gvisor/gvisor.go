@@ -1,8 +1,8 @@
 // Package gvisor is the driver for machines that are gVisor sandboxes.
 //
 // A machine is one `runsc run` process and its children: the sentry, which is
-// the guest's kernel, and a gofer, which opened the guest's disk file. All of
-// them die with the thread of the shim that started runsc. The root is the
+// the guest's kernel, and until the agent has answered a gofer, which opens
+// the guest's disk file. All of them die with the thread of the shim that started runsc. The root is the
 // image's EROFS file, mapped by the sentry, below a file of limited size that
 // takes the guest's writes and has no name on the host. The network card is a
 // TAP device in a network namespace that has no name either and holds nothing

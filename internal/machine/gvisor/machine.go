@@ -263,6 +263,7 @@ func (m *gvisorMachine) Stats(context.Context) (machine.Stats, error) {
 
 var (
 	_ machine.Machine     = (*gvisorMachine)(nil)
+	_ machine.Settler     = (*gvisorMachine)(nil)
 	_ machine.StatsReader = (*gvisorMachine)(nil)
 )
 

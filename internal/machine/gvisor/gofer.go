@@ -1,0 +1,67 @@
+package gvisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// goferName is how runsc names its gofer's process.
+const goferName = "runsc-gofer"
+
+// Settle ends the gofer. It served two purposes, both over once the agent
+// runs: it opened the disk's file, and it handed out the agent's binary, which
+// the sentry has open. A gofer costs several MiB per machine. runsc reaps it
+// and takes its end for what it is.
+func (m *gvisorMachine) Settle() error {
+	if m.process == nil {
+		return nil
+	}
+	for _, pid := range children(m.process.Pid) {
+		if err := endGofer(pid); err != nil {
+			return fmt.Errorf("end gofer: %w", err)
+		}
+	}
+	return nil
+}
+
+// endGofer kills a process if it is a gofer. The descriptor makes sure that
+// what is looked at is what is killed.
+func endGofer(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // gone
+	}
+	defer func() { _ = unix.Close(fd) }()
+	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || !strings.HasPrefix(string(name), goferName+"\x00") {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// children lists the processes that any thread of pid started.
+func children(pid int) []int {
+	files, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task/*/children"))
+	var pids []int
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for field := range strings.FieldsSeq(string(raw)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, child)
+			}
+		}
+	}
+	return pids
+}
