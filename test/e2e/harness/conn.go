@@ -53,6 +53,16 @@ type Stream struct {
 	Done chan struct{} // closed at its end
 	Data []byte        // complete when Done is closed
 	Err  error         // likewise
+
+	ended bool // Done is closed; only for the reading goroutine
+}
+
+func (s *Stream) end(err error) {
+	if s.ended {
+		return
+	}
+	s.ended, s.Err = true, err
+	close(s.Done)
 }
 
 // Create makes a sandbox and is its primary client. A nil config is sent as
@@ -159,10 +169,8 @@ func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.err = err
-	for id, s := range c.streams {
-		s.Err = err
-		close(s.Done)
-		delete(c.streams, id)
+	for _, s := range c.streams {
+		s.end(err)
 	}
 }
 
@@ -172,12 +180,9 @@ func (c *Conn) notified(method string, p api.StreamParams) {
 	case api.NotifyStreamEnqueue:
 		s.Data = append(s.Data, p.Data...)
 	case api.NotifyStreamError:
-		if p.Error != nil {
-			s.Err = p.Error
-		}
-		close(s.Done)
+		s.end(fmt.Errorf("the stream failed: %+v", p.Error))
 	case api.NotifyStreamEnd:
-		close(s.Done)
+		s.end(nil)
 	}
 }
 

@@ -178,7 +178,7 @@ describe("sh", LIMIT, () => {
   });
 
   test("failures throw, noThrow doesn't", LIMIT, async () => {
-    await assert.rejects(sandbox().sh`exit 7`.stdout("piped"), (err) => {
+    await assert.rejects(sandbox().sh`exit 7`.result(), (err) => {
       assert.ok(err instanceof SandboxCommandError);
       assert.equal(err.code, 7);
       return true;

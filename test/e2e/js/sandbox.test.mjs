@@ -38,7 +38,7 @@ describe("create", LIMIT, () => {
     for (const [memory, mib] of [["768MiB", 768], ["2GiB", 2048]]) {
       await use({ memory }, async (sandbox) => {
         const total = Number(await sandbox.sh`awk '/^MemTotal/ {print int($2/1024)}' /proc/meminfo`.text());
-        assert.ok(total > mib * 0.85 && total <= mib * 1.05, `asked for ${mib} MiB, the guest sees ${total}`);
+        assert.ok(total >= mib * 0.9 && total <= mib + 128, `asked for ${mib} MiB, the guest sees ${total}`);
       });
     }
     await assert.rejects(Sandbox.create({ memory: "1MiB" }), InvalidMemoryError);
@@ -113,7 +113,7 @@ describe("connect", LIMIT, () => {
         return true;
       });
     await notFound("sbx_ord_00000000000000000000");
-    await assert.rejects(Sandbox.connect("nonsense"), TypeError);
+    assert.throws(() => Sandbox.connect("nonsense"), TypeError);
     const sandbox = await Sandbox.create();
     await sandbox.kill();
     await notFound(sandbox.id);
@@ -171,7 +171,7 @@ describe("lifetime", LIMIT, () => {
 
 test("exposeHttp and exposeSsh are refused with a sentence", LIMIT, () =>
   use({}, async (sandbox) => {
-    for (const call of [() => sandbox.exposeHttp({ port: 80 }), () => sandbox.exposeSsh(), () => sandbox.vscode("/home/app")]) {
+    for (const call of [() => sandbox.exposeHttp({ port: 80 }), () => sandbox.exposeSsh(), () => sandbox.exposeVscode("/home/app")]) {
       await assert.rejects(within(10_000, call(), "the refusal"), (e) => !/took longer/.test(e.message));
     }
     assert.equal(await sandbox.sh`echo on`.text(), "on\n");
