@@ -174,6 +174,13 @@ func (n *Internet) Trapped() []string {
 	return append([]string(nil), n.trapped...)
 }
 
+// Forget forgets what was trapped, for tests that opened the trap.
+func (n *Internet) Forget() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.trapped = nil
+}
+
 // Seen returns the requests that the web servers answered, as "host path".
 func (n *Internet) Seen() []string {
 	n.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,8 +138,8 @@ func linkOrCopy(from, to string) error {
 }
 
 // Serve starts the daemon, again after Kill or Terminate, and returns when it
-// answers. It listens where it listened before.
-func (s *Server) Serve(ctx context.Context) error {
+// answers. It listens where it listened before, unless flags say otherwise.
+func (s *Server) Serve(ctx context.Context, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	listen := "127.0.0.1:0"
@@ -151,7 +152,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		"--image-dir", s.image.Dir, "--image", s.image.Name,
 		"--host-overrides", s.overrides(), "--extra-roots", s.roots(),
 		"--log-level", "debug",
-	}, s.flags...)...)
+	}, append(slices.Clone(s.flags), flags...)...)...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	cmd.Env = append(os.Environ(), "HOME="+s.Dir)
 	// A signal to the test's terminal is the test's to handle.
