@@ -63,6 +63,7 @@ type Limits struct {
 	SandboxesPerOrg  int // 0 is unlimited
 	Sandboxes        int
 	Starts           int // at the same time; 0 is twice the cores
+	Spares           int // kept started ahead
 	FreeMemoryMiB    int // of the host, below which nothing starts
 }
 
@@ -110,6 +111,7 @@ func defaultLimits() Limits {
 		Labels:           api.MaxLabels,
 		Sandboxes:        1000,
 		FreeMemoryMiB:    512,
+		Spares:           2,
 	}
 }
 

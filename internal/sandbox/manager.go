@@ -48,6 +48,8 @@ type Options struct {
 	// and environment are filled in.
 	Template ShimSpec
 
+	Spare SpareSpec // what is kept started ahead; the zero value keeps nothing
+
 	MaxSandboxes  int                   // live at once
 	MaxPerOrg     int                   // live at once; 0 is unlimited
 	Starts        int                   // starting at once
@@ -71,6 +73,7 @@ const (
 type Manager struct {
 	Options
 	starts *semaphore.Weighted
+	spares spares
 
 	ctx    context.Context // ends when the manager shuts down
 	cancel context.CancelFunc
@@ -122,18 +125,7 @@ func (m *Manager) create(ctx context.Context, org string, spec Spec) (_ *Client,
 		}
 	}()
 
-	if err := m.starts.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("wait for a turn to start: %w", err)
-	}
-	defer m.starts.Release(1)
-	if err := m.checkMemory(); err != nil {
-		return nil, err
-	}
-	row, err := m.insert(ctx, &undo, org, spec)
-	if err != nil {
-		return nil, err
-	}
-	shim, err := m.launch(ctx, &undo, row, spec)
+	row, shim, err := m.start(ctx, &undo, org, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -143,9 +135,32 @@ func (m *Manager) create(ctx context.Context, org string, spec Spec) (_ *Client,
 	return m.run(row, shim)
 }
 
-func (m *Manager) insert(ctx context.Context, undo *lifecycle.Undo, org string, spec Spec) (store.Sandbox, error) {
+// start records a sandbox and gives it a machine: a spare if there is one.
+func (m *Manager) start(ctx context.Context, undo *lifecycle.Undo, org string, spec Spec) (store.Sandbox, Shim, error) {
+	defer m.refillSoon()
+	if s := m.takeSpare(ctx, spec); s != nil {
+		undo.Add("stop the spare", func(ctx context.Context) error { return s.shim.Stop(ctx, api.StopFailed) })
+		row, err := m.insert(ctx, undo, s.id, org, spec)
+		return row, s.shim, err
+	}
+	if err := m.starts.Acquire(ctx, 1); err != nil {
+		return store.Sandbox{}, nil, fmt.Errorf("wait for a turn to start: %w", err)
+	}
+	defer m.starts.Release(1)
+	if err := m.checkMemory(); err != nil {
+		return store.Sandbox{}, nil, err
+	}
+	row, err := m.insert(ctx, undo, NewID(spec.Region), org, spec)
+	if err != nil {
+		return row, nil, err
+	}
+	shim, err := m.launch(ctx, undo, row, spec)
+	return row, shim, err
+}
+
+func (m *Manager) insert(ctx context.Context, undo *lifecycle.Undo, id, org string, spec Spec) (store.Sandbox, error) {
 	row := store.Sandbox{
-		ID:        NewID(spec.Region),
+		ID:        id,
 		Org:       org,
 		Region:    spec.Region,
 		Labels:    spec.Labels,
@@ -165,16 +180,20 @@ func (m *Manager) insert(ctx context.Context, undo *lifecycle.Undo, org string, 
 }
 
 func (m *Manager) launch(ctx context.Context, undo *lifecycle.Undo, row store.Sandbox, spec Spec) (Shim, error) {
-	s := m.Template
-	s.ID, s.Hostname = row.ID, hostname(row.ID)
-	s.MemoryBytes = int64(row.MemoryMiB) << 20
-	s.Env = spec.Env
-	shim, err := m.Launcher.Launch(ctx, s)
+	shim, err := m.Launcher.Launch(ctx, m.shimSpec(row.ID, row.MemoryMiB, spec.Env))
 	if err != nil {
 		return nil, fmt.Errorf("launch shim: %w", err)
 	}
 	undo.Add("stop the shim", func(ctx context.Context) error { return shim.Stop(ctx, api.StopFailed) })
 	return shim, nil
+}
+
+func (m *Manager) shimSpec(id string, memoryMiB int, env map[string]string) ShimSpec {
+	s := m.Template
+	s.ID, s.Hostname = id, hostname(id)
+	s.MemoryBytes = int64(memoryMiB) << 20
+	s.Env = env
+	return s
 }
 
 // run hands a started sandbox to its supervisor and returns its primary
@@ -225,6 +244,7 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	m.closing = true
 	m.mu.Unlock()
 	m.cancel()
+	m.dropSpares()
 	return wait(ctx, &m.work, "let sandboxes go")
 }
 

@@ -177,7 +177,11 @@ func (d *daemon) closeListener(context.Context) error {
 
 // recoverSandboxes makes the manager and finds what an earlier daemon left.
 func (d *daemon) recoverSandboxes(ctx context.Context) error {
-	return d.manager.Recover(ctx)
+	if err := d.manager.Recover(ctx); err != nil {
+		return err
+	}
+	d.manager.Refill()
+	return nil
 }
 
 func (d *daemon) stopSandboxes(ctx context.Context) error {
@@ -203,6 +207,7 @@ func (d *daemon) newManager() (*sandbox.Manager, error) {
 	return sandbox.NewManager(sandbox.Options{
 		Store: d.store, Launcher: launcher, Observer: observer{d.metrics, d.audit}, Log: d.log,
 		Template:     template,
+		Spare:        sandbox.SpareSpec{Count: l.Spares, Region: d.cfg.Regions[0], MemoryMiB: l.MemoryDefaultMiB},
 		MaxSandboxes: l.Sandboxes, MaxPerOrg: l.SandboxesPerOrg, Starts: l.StartLimit(),
 		MinFreeMemory: int64(l.FreeMemoryMiB) << 20, FreeMemory: sandbox.FreeMemory,
 		StartTimeout: sandbox.DefaultStartTimeout, StopTimeout: sandbox.DefaultStopTimeout,

@@ -144,6 +144,7 @@ type Shim struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	reason string // why it was stopped
+	dead   bool
 	work   sync.WaitGroup
 }
 
@@ -155,8 +156,11 @@ func (s *Shim) OpenRPC(_ context.Context, h link.RPCHeader) (net.Conn, error) {
 		serve = Echo
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
+		return nil, errs.Unavailable
+	}
 	s.conns[theirs] = struct{}{}
-	s.mu.Unlock()
 	s.work.Go(func() {
 		serve(theirs, h)
 		_ = theirs.Close()
@@ -206,6 +210,7 @@ func (s *Shim) die() {
 	s.launcher.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dead = true
 	for c := range s.conns {
 		_ = c.Close()
 	}
