@@ -249,7 +249,7 @@ func TestMalformedMessages(t *testing.T) {
 	for name, text := range map[string]string{"not JSON": "{nope", "a number": "5", "no method": `{"jsonrpc":"2.0","id":1}`, "a list": "[]", "bad id": `{"jsonrpc":"2.0","id":{},"method":"envGet"}`} {
 		t.Run(name, func(t *testing.T) {
 			c := s.MustCreate(ctx, t, nil)
-			ws := rawSocket(ctx, t, s, c.ID)
+			ws := s.Socket(ctx, t, c.ID)
 			if err := ws.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
 				t.Fatal(err)
 			}
@@ -275,26 +275,13 @@ func TestMalformedMessages(t *testing.T) {
 	}
 }
 
-// rawSocket is a connection that the test itself reads.
-func rawSocket(ctx context.Context, t *testing.T, s *harness.Server, id string) *websocket.Conn {
-	t.Helper()
-	ws, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(s.URL, "http")+"/api/v3/sandbox/"+id+"/connect",
-		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + s.Token}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ws.SetReadLimit(-1)
-	t.Cleanup(func() { _ = ws.CloseNow() })
-	return ws
-}
-
 func TestFrames(t *testing.T) {
 	s := harness.New(t)
 	ctx := harness.Context(t, harness.TestLimit)
 	c := s.MustCreate(ctx, t, nil)
 
 	t.Run("ping", func(t *testing.T) {
-		ws := rawSocket(ctx, t, s, c.ID)
+		ws := s.Socket(ctx, t, c.ID)
 		if err := ws.Write(ctx, websocket.MessageText, []byte("ping")); err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +290,7 @@ func TestFrames(t *testing.T) {
 		}
 	})
 	t.Run("binary", func(t *testing.T) {
-		ws := rawSocket(ctx, t, s, c.ID)
+		ws := s.Socket(ctx, t, c.ID)
 		if err := ws.Write(ctx, websocket.MessageBinary, []byte("ping")); err != nil {
 			t.Fatal(err)
 		}
@@ -312,7 +299,7 @@ func TestFrames(t *testing.T) {
 		}
 	})
 	t.Run("too large", func(t *testing.T) {
-		ws := rawSocket(ctx, t, s, c.ID)
+		ws := s.Socket(ctx, t, c.ID)
 		w, err := ws.Writer(ctx, websocket.MessageText)
 		if err != nil {
 			t.Fatal(err)

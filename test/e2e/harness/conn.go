@@ -104,8 +104,7 @@ func (s *Server) ConnectAs(ctx context.Context, token, id string) (*Conn, error)
 func (s *Server) dial(ctx context.Context, path string, header http.Header) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	url := "ws" + strings.TrimPrefix(s.URL, "http") + path
-	ws, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: header})
+	ws, res, err := websocket.Dial(ctx, s.socketURL(path), &websocket.DialOptions{HTTPHeader: header})
 	if err != nil {
 		return nil, refusal(res, err)
 	}
@@ -116,6 +115,10 @@ func (s *Server) dial(ctx context.Context, path string, header http.Header) (*Co
 	}
 	go c.read()
 	return c, nil
+}
+
+func (s *Server) socketURL(path string) string {
+	return "ws" + strings.TrimPrefix(s.URL, "http") + path
 }
 
 func refusal(res *http.Response, err error) error {

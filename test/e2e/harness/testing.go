@@ -5,8 +5,11 @@ package harness
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/atollhq/atoll/api"
 )
@@ -64,6 +67,19 @@ func (s *Server) MustConnect(ctx context.Context, t testing.TB, id string) *Conn
 	}
 	t.Cleanup(c.Vanish)
 	return c
+}
+
+// Socket is a connection to a sandbox that the test itself reads.
+func (s *Server) Socket(ctx context.Context, t testing.TB, id string) *websocket.Conn {
+	t.Helper()
+	ws, _, err := websocket.Dial(ctx, s.socketURL("/api/v3/sandbox/"+id+"/connect"),
+		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + s.Token}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.SetReadLimit(-1)
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	return ws
 }
 
 // MustShell runs a script and returns its standard output; anything but
