@@ -71,10 +71,23 @@ func DecodeConfig(header string) (api.SandboxConfig, error) {
 	if raw[0] != '{' {
 		return cfg, invalid("the configuration must be a JSON object")
 	}
+	if !utf8.Valid(raw) {
+		raw = fromLatin1(raw)
+	}
 	if err := json.Unmarshal(raw, &cfg); err != nil {
 		return cfg, invalid("%s", describeJSON(err))
 	}
 	return cfg, nil
+}
+
+// fromLatin1 decodes what the JavaScript SDK makes of text beyond ASCII: it
+// encodes with btoa, one byte per character.
+func fromLatin1(raw []byte) []byte {
+	out := make([]byte, 0, 2*len(raw))
+	for _, b := range raw {
+		out = utf8.AppendRune(out, rune(b))
+	}
+	return out
 }
 
 func decodeBase64(s string) ([]byte, error) {

@@ -205,3 +205,14 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// The JavaScript SDK's btoa writes one byte per character, the Python SDK and
+// everyone else UTF-8.
+func TestDecodeConfigTakesLatin1(t *testing.T) {
+	for _, text := range []string{"{\"labels\":{\"k\":\"gr\xfc\xdfe\"}}", `{"labels":{"k":"grüße"}}`} {
+		cfg, err := DecodeConfig(base64.StdEncoding.EncodeToString([]byte(text)))
+		if err != nil || cfg.Labels["k"] != "grüße" {
+			t.Errorf("%q: %q %v", text, cfg.Labels, err)
+		}
+	}
+}
