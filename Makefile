@@ -24,7 +24,10 @@ JS := test/e2e/js
 PY := test/e2e/python
 VENV = $(ATOLL_CACHE)/test-venv-$(shell sha256sum $(PY)/requirements.txt | cut -c1-12)
 
-export ATOLL_IMAGE_DIR GO
+# One line per runner of the tests: what passed and what failed.
+RESULTS := $(CURDIR)/bin/results
+
+export ATOLL_IMAGE_DIR GO RESULTS
 export ATOLL_TEST_BIN := $(CURDIR)/bin
 export ATOLL_TEST_IMAGE := $(IMAGE_FILE)
 export ATOLL_TEST_JS := $(CURDIR)/$(JS)
@@ -65,16 +68,16 @@ deps: ## install what is missing on this host, from Debian's packages
 
 .PHONY: test
 test: test-unit test-e2e ## all tests; needs root
+	@cat $(RESULTS)/unit $(RESULTS)/e2e-*
 
 .PHONY: test-unit
 test-unit: go ## tests without root, network or machines
 	@echo "== unit tests"
-	@$(GO) test ./...
+	@build/gotest.sh unit ./...
 
 .PHONY: test-e2e
 test-e2e: root deps build image sdk-js sdk-python ## real server, real gVisor, official SDKs; needs root
-	@echo "== end-to-end tests"
-	@ATOLL_TEST_PYTHON="$(VENV)/bin/python" $(GO) test -tags e2e -count 1 -p 1 -timeout 45m ./test/e2e/...
+	@build/e2e.sh "$(VENV)/bin/python"
 
 .PHONY: race
 race: go ## unit tests with the race detector
