@@ -9,6 +9,10 @@ import (
 	"github.com/atollhq/atoll/internal/machine"
 )
 
+// CodeShimEnded is the code of Attach's error for a shim that wrote down why
+// it ended. It never reaches a client.
+const CodeShimEnded = "SHIM_ENDED"
+
 // Launcher starts shims and finds running ones again. Its methods may be
 // called concurrently.
 type Launcher interface {
@@ -18,7 +22,9 @@ type Launcher interface {
 	Launch(ctx context.Context, spec ShimSpec) (Shim, error)
 
 	// Attach finds the running shim of a sandbox after the daemon restarted.
-	// The error is errs.NotFound when no live shim answers.
+	// The error is errs.NotFound when no live shim answers. If the shim ended
+	// in order, the error's code is CodeShimEnded and its message the stop
+	// reason.
 	Attach(ctx context.Context, id string) (Shim, error)
 
 	// Cleanup frees whatever a dead shim left. It is idempotent.

@@ -488,3 +488,22 @@ func TestListAndPurge(t *testing.T) {
 		other.Close()
 	})
 }
+
+// endedShims is a launcher that finds only shims that ended in order.
+type endedShims struct{ sandbox.Launcher }
+
+func (endedShims) Attach(context.Context, string) (sandbox.Shim, error) {
+	return nil, errs.New(errs.NotFound, sandbox.CodeShimEnded, "%s", api.StopOOM)
+}
+
+func TestRecoverKnowsWhyAShimEnded(t *testing.T) {
+	run(t, nil, func(w *world) {
+		c := w.create(time.Hour)
+		c.Close()
+		w.must(w.Shutdown(w.t.Context()))
+		w.options.Launcher = endedShims{w.launcher}
+		w.Manager = sandbox.NewManager(w.options)
+		w.must(w.Recover(w.t.Context()))
+		w.wantStopped(c.ID(), api.StopOOM)
+	})
+}

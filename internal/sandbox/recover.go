@@ -37,13 +37,14 @@ func (m *Manager) Recover(ctx context.Context) error {
 func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
 	log := m.Log.With("sandbox_id", row.ID, "org", row.Org)
 	shim, err := m.Launcher.Attach(ctx, row.ID)
+	reason := reasonAfterCrash(row, err)
 	switch {
 	case err == nil && row.Status == store.Running:
 		m.adopt(row, shim)
 		log.Info("sandbox found again")
 		return
 	case err == nil:
-		err = shim.Stop(ctx, reasonAfterCrash(row))
+		err = shim.Stop(ctx, reason)
 	case !errors.Is(err, errs.NotFound):
 		log.Warn("attach to shim", "error", err)
 	}
@@ -53,17 +54,20 @@ func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
 	if err != nil {
 		log.Error("free a lost sandbox", "error", err)
 	}
-	if err := m.recordStop(ctx, row.ID, reasonAfterCrash(row)); err != nil {
+	if err := m.recordStop(ctx, row.ID, reason); err != nil {
 		log.Error("record the end of a lost sandbox", "error", err)
 	}
-	log.Warn("sandbox was lost", "reason", reasonAfterCrash(row))
+	log.Warn("sandbox was lost", "reason", reason)
 }
 
-// reasonAfterCrash is why a sandbox that can't go on has stopped.
-func reasonAfterCrash(row store.Sandbox) string {
-	switch {
+// reasonAfterCrash is why a sandbox that can't go on has stopped: what was
+// recorded when its end began, or what its shim wrote down before it ended.
+func reasonAfterCrash(row store.Sandbox, attach error) string {
+	switch e, ok := errors.AsType[*errs.Error](attach); {
 	case row.Reason != "":
 		return row.Reason
+	case ok && e.Code == CodeShimEnded:
+		return e.Message
 	case row.Status == store.Creating:
 		return api.StopFailed
 	}

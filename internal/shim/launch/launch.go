@@ -165,7 +165,7 @@ func (l *Launcher) attach(ctx context.Context, id string) (*Shim, error) {
 	conn, in, reply, err := s.request(ctx, wire.Request{Op: wire.OpWatch})
 	if err != nil {
 		if exit := l.recordedExit(id); exit != nil {
-			return nil, errs.Wrap(err, errs.NotFound, "SHIM_ENDED", "%s", exit.Reason)
+			return nil, errs.Wrap(err, errs.NotFound, sandbox.CodeShimEnded, "%s", exit.Reason)
 		}
 		return nil, errs.Wrap(err, errs.NotFound, "SHIM_GONE", "%s", api.StopCrashed)
 	}
@@ -181,15 +181,6 @@ func (l *Launcher) recordedExit(id string) *wire.Exit {
 		return nil
 	}
 	return status.Exit
-}
-
-// RecordedReason is the stop reason that an ended shim left in its state
-// file, or "crashed".
-func (l *Launcher) RecordedReason(id string) string {
-	if exit := l.recordedExit(id); exit != nil {
-		return exit.Reason
-	}
-	return api.StopCrashed
 }
 
 func readStatus(dir layout.Sandbox) (wire.Status, error) {
