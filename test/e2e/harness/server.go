@@ -44,6 +44,7 @@ type Server struct {
 	URL      string // base URL, without a slash at the end
 	Token    string
 
+	owner *os.File // see own
 	flags []string
 	image layout.Image
 	out   *os.File // log of all daemons, one after the other
@@ -56,11 +57,18 @@ type Server struct {
 
 // Start starts a server. Flags are added to those that every test needs.
 func Start(ctx context.Context, flags ...string) (_ *Server, err error) {
-	dir, err := os.MkdirTemp("", "atoll-e2e-")
+	if err := sweepStale(ctx); err != nil {
+		return nil, fmt.Errorf("free what an earlier run left: %w", err)
+	}
+	dir, err := os.MkdirTemp("", dirPrefix)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Dir: dir, Data: layout.Data{Dir: filepath.Join(dir, "data")}, flags: flags, ids: map[string]bool{}}
+	owner, err := own(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Dir: dir, Data: layout.Data{Dir: filepath.Join(dir, "data")}, owner: owner, flags: flags, ids: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w\n%s", err, s.Log())
@@ -248,9 +256,9 @@ func (s *Server) Close() error {
 		_ = s.out.Close()
 	}
 	if os.Getenv("ATOLL_TEST_KEEP") != "" {
-		return err
+		return errors.Join(err, os.WriteFile(filepath.Join(s.Dir, keepFile), nil, 0o600), s.owner.Close())
 	}
-	return errors.Join(err, os.RemoveAll(s.Dir))
+	return errors.Join(err, os.RemoveAll(s.Dir), s.owner.Close())
 }
 
 // killAll asks the daemon, if there is one, to end its sandboxes.

@@ -96,9 +96,9 @@ while True:
 func TestSandboxRunsOutOfMemory(t *testing.T) {
 	for name, script := range map[string]string{
 		"fast":     `exec python3 -c 'x = [bytearray(b"x") * (1 << 30) for _ in range(100)]'`,
-		"dev shm":  `exec head -c 2G /dev/zero > /dev/shm/fill`,
-		"many":     `for i in 1 2 3; do head -c 1G /dev/zero | tail & done; wait`,
-		"as root":  `sudo -n mount -t tmpfs none /mnt && sudo -n head -c 8G /dev/zero > /mnt/fill || sudo -n python3 -c 'x = bytearray(b"x") * (8 << 30)'`,
+		"dev shm":  `exec dd if=/dev/zero of=/dev/shm/fill bs=4M count=512`,
+		"many":     `for i in 1 2 3 4; do python3 -c 'x = bytearray(b"x") * (1 << 30)' & done; wait`,
+		"as root":  `sudo -n mount -t tmpfs none /mnt && sudo -n dd if=/dev/zero of=/mnt/fill bs=4M count=2048 || sudo -n python3 -c 'x = bytearray(b"x") * (8 << 30)'`,
 		"by pipes": `exec python3 -c 'import os; p = [os.pipe() for _ in range(400)]; [os.set_blocking(w, False) or os.write(w, b"x" * 65536) for r, w in p]; x = bytearray(b"x") * (4 << 30)'`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestDiskFull(t *testing.T) {
 	s := harness.New(t, "--disk", strconv.Itoa(disk))
 	ctx := harness.Context(t, 2*harness.TestLimit)
 	other, c := s.MustCreate(ctx, t, nil), s.MustCreate(ctx, t, nil)
-	out, err := c.Shell(ctx, "head -c 1G /dev/zero > fill; code=$?; stat -c %s fill; exit $code")
+	out, err := c.Shell(ctx, "dd if=/dev/zero of=fill bs=1M count=1024; code=$?; stat -c %s fill; exit $code")
 	if err != nil {
 		t.Fatalf("a full disk ended the sandbox: %v", err)
 	}
