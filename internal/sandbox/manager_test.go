@@ -501,6 +501,7 @@ func TestRecoverKnowsWhyAShimEnded(t *testing.T) {
 		c := w.create(time.Hour)
 		c.Close()
 		w.must(w.Shutdown(w.t.Context()))
+		w.launcher.Shim(c.ID()).Vanish()
 		w.options.Launcher = endedShims{w.launcher}
 		w.Manager = sandbox.NewManager(w.options)
 		w.must(w.Recover(w.t.Context()))
