@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -43,7 +44,8 @@ const (
 	maxHeader       = 16 << 10 // bytes of JSON in a preamble
 	openTimeout     = 10 * time.Second
 	streamWindow    = 1 << 20 // bytes in flight per stream
-	acceptBacklog   = 256     // streams opened and not yet accepted
+	acceptBacklog   = 1024    // streams opened and not yet accepted; more than maxStreams, so that opening never waits for the agent
+	maxStreams      = 512     // open at a time, those that the agent hasn't closed included
 	writeTimeout    = 30 * time.Second
 	closeTimeout    = 10 * time.Second
 	preambleTimeout = 10 * time.Second
@@ -53,10 +55,15 @@ const (
 // else than a preamble.
 var ErrBadPreamble = errors.New("link: malformed stream preamble")
 
+// ErrTooManyStreams is returned by Dial while the link carries as many streams
+// as it may.
+var ErrTooManyStreams = errors.New("link: too many streams")
+
 // Session is one end of a link. Its methods may be called concurrently.
 type Session struct {
 	mux        *yamux.Session
 	generation uint32
+	dialing    atomic.Int64 // calls of Dial
 }
 
 // Stream is one accepted stream.
@@ -81,7 +88,7 @@ func muxConfig() *yamux.Config {
 
 // Open starts the shim's end on conn, which the session owns from then on.
 func Open(conn io.ReadWriteCloser, generation uint32) (*Session, error) {
-	mux, err := yamux.Client(conn, muxConfig())
+	mux, err := yamux.Client(&inspected{ReadWriteCloser: conn}, muxConfig())
 	if err != nil {
 		return nil, fmt.Errorf("open link: %w", err)
 	}
@@ -104,11 +111,16 @@ func (s *Session) Close() error { return s.mux.Close() }
 func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
 
 // Dial opens a stream of a kind. The header is encoded as JSON and must stay
-// below 16 KiB.
+// below 16 KiB. There are at most 512 streams at a time: each can hold a
+// window of bytes that nobody has read yet.
 func (s *Session) Dial(ctx context.Context, kind Kind, header any) (net.Conn, error) {
 	preamble, err := encodePreamble(kind, s.generation, header)
 	if err != nil {
 		return nil, err
+	}
+	defer s.dialing.Add(-1)
+	if s.dialing.Add(1)+int64(s.mux.NumStreams()) > maxStreams {
+		return nil, ErrTooManyStreams
 	}
 	conn, err := s.mux.OpenStream()
 	if err != nil {
