@@ -75,6 +75,7 @@ const (
 type Conn struct {
 	Options
 	ws     *websocket.Conn
+	socket *socket // below ws
 	stream net.Conn
 
 	pongs   chan struct{} // a "ping" waits for its answer; holds one
@@ -88,7 +89,8 @@ type Conn struct {
 // until Run, and when Accept fails.
 func Accept(w http.ResponseWriter, r *http.Request, stream net.Conn, o Options) (*Conn, error) {
 	c := &Conn{Options: o, stream: stream, pongs: make(chan struct{}, 1), start: time.Now()}
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	c.socket = &socket{ResponseWriter: w}
+	ws, err := websocket.Accept(c.socket, r, &websocket.AcceptOptions{
 		// Requests carry a bearer token, which no browser adds by itself: an
 		// origin proves nothing here.
 		InsecureSkipVerify: true,
@@ -143,6 +145,9 @@ func (c *Conn) await(ctx context.Context, client, agent <-chan error) error {
 			return err
 		case <-check.C:
 			if c.blocked.Load() {
+				if c.socket.gone() {
+					return ErrClientLeft
+				}
 				c.alive()
 			}
 			if c.silence() > c.DeadAfter {

@@ -395,6 +395,36 @@ func TestStuckAgentIsNotTheClientsSilence(t *testing.T) {
 	})
 }
 
+// TestClientThatLeavesAStuckAgent: an agent that takes nothing must not keep
+// its session alive beyond the client's end.
+func TestClientThatLeavesAStuckAgent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, theirs := net.Pipe()
+	dial := func() (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) }
+	r := rigOn(t, l, dial, mine, theirs, func(o *Options) { o.DeadAfter = 50 * time.Millisecond })
+	r.clientSends(strings.Repeat("x", 100<<10))
+	if _, err := r.agent.Read(make([]byte, 1)); err != nil { // from now on the relay waits for the agent
+		t.Fatal(err)
+	}
+	select {
+	case err := <-r.cause:
+		t.Fatalf("ended with its client there: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	r.must(r.client.CloseNow())
+	select {
+	case err := <-r.cause:
+		if !errors.Is(err, ErrClientLeft) {
+			t.Errorf("cause = %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the connection goes on without its client")
+	}
+}
+
 func TestSlowClientLivesWhileItReads(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		go func() { _ = link.WriteMessage(r.agent, make([]byte, 900<<10)) }()
