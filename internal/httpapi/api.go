@@ -61,6 +61,7 @@ const (
 	IdleTimeout    = 2 * time.Minute
 	MaxHeaderBytes = 128 << 10 // the configuration header is up to half of it
 
-	maxBody     = 64 << 10
-	bodyTimeout = 10 * time.Second
+	maxBody       = 64 << 10
+	bodyTimeout   = 10 * time.Second // for all of a body to arrive
+	answerTimeout = 30 * time.Second // for the caller to take an answer
 )

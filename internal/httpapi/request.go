@@ -39,6 +39,9 @@ func (a *server) begin(name string, next func(http.ResponseWriter, *request) err
 		h.Set(api.HeaderTraceID, trace)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
+		if hr.ContentLength != 0 { // also for who never reads it: the server does, to keep the connection
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
 		hr.Body = http.MaxBytesReader(w, hr.Body, maxBody)
 		began := time.Now()
 		defer func() {
@@ -68,17 +71,23 @@ type response struct {
 }
 
 func (w *response) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *response) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(p)
+}
+
+// begin bounds how long the caller may take to read the answer. An upgrade
+// lifts that bound again.
+func (w *response) begin(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(answerTimeout))
 }
 
 // Hijack is for the upgrade to WebSocket.
@@ -91,7 +100,6 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // decode reads a JSON body.
 func decode(w http.ResponseWriter, r *request, v any) error {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return errs.New(errs.Invalid, "BODY_TOO_LARGE", "the body is larger than %d KiB", maxBody>>10)
