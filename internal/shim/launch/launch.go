@@ -42,6 +42,9 @@ const (
 	killTimeout    = 10 * time.Second // for a killed shim to be reaped
 )
 
+// shimEnv is all that a shim's environment holds.
+var shimEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 // Binaries are the host paths of the programs that a sandbox needs.
 type Binaries struct {
 	Shim  string // atoll-shim
@@ -117,6 +120,7 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 	defer func() { _ = output.Close() }()
 	cmd := exec.Command(l.Binaries.Shim)
 	cmd.Args = []string{"atoll-shim", spec.ID}
+	cmd.Env = shimEnv // the daemon's may hold what is nobody else's business
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = &input, written, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = dialTimeout
@@ -125,12 +129,28 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // reaps it, whenever it ends
+	reaped := make(chan struct{})
+	go func() { // whenever it ends
+		defer close(reaped)
+		_ = cmd.Wait()
+	}()
 	if err := awaitStarted(ctx, output); err != nil {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		return nil, err
+		return nil, errors.Join(err, endStarting(cmd.Process, reaped))
 	}
 	return l.attach(ctx, spec.ID)
+}
+
+// endStarting kills a shim that may not have written its state yet, and waits
+// for its end: it must not make anything more while its directory is removed.
+// Its machine dies with it.
+func endStarting(shim *os.Process, reaped <-chan struct{}) error {
+	_ = shim.Kill()
+	select {
+	case <-reaped:
+		return nil
+	case <-time.After(killTimeout):
+		return fmt.Errorf("kill shim: process %d does not end", shim.Pid)
+	}
 }
 
 // awaitStarted reads the shim's one line of answer.

@@ -1,0 +1,81 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/sandbox"
+)
+
+// scripted returns a launcher whose shim is a shell script. $dir is the data
+// directory.
+func scripted(t *testing.T, script string) *Launcher {
+	t.Helper()
+	dir := t.TempDir()
+	shim := filepath.Join(dir, "shim.sh")
+	if err := os.WriteFile(shim, fmt.Appendf(nil, "#!/bin/sh\ndir=%s\n%s\n", dir, script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return &Launcher{Binaries: Binaries{Shim: shim}, Data: layout.Data{Dir: dir}, Log: slog.New(slog.DiscardHandler)}
+}
+
+// await reads a file that a script makes.
+func await(t *testing.T, path string) string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if raw, err := os.ReadFile(path); err == nil && strings.HasSuffix(string(raw), "\n") {
+			return strings.TrimSpace(string(raw))
+		}
+	}
+	t.Fatal("the script made no file")
+	return ""
+}
+
+// TestCreatorThatLeavesWhileTheShimStarts: a shim that has not written its
+// state yet must be gone before its directory is removed, or it makes it anew.
+func TestCreatorThatLeavesWhileTheShimStarts(t *testing.T) {
+	l := scripted(t, `trap "" TERM; echo $$ > $dir/pid; exec sleep 60`)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := l.Launch(ctx, sandbox.ShimSpec{ID: "sbx"})
+		failed <- err
+	}()
+	pid, err := strconv.Atoi(await(t, filepath.Join(l.Data.Dir, "pid")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("launch: %v", err)
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the shim still runs: %v", err)
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	if left, err := l.Leftovers(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+func TestShimDoesNotInheritTheEnvironment(t *testing.T) {
+	t.Setenv("SOME_TOKEN", "not for shims")
+	l := scripted(t, `env > $dir/env; echo '{"error":"as planned"}'`)
+	if _, err := l.Launch(t.Context(), sandbox.ShimSpec{ID: "sbx"}); err == nil || !strings.Contains(err.Error(), "as planned") {
+		t.Errorf("launch: %v", err)
+	}
+	if env := await(t, filepath.Join(l.Data.Dir, "env")); strings.Contains(env, "SOME_TOKEN") {
+		t.Errorf("the shim's environment is %s", env)
+	}
+}
