@@ -77,6 +77,26 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 }
 
+// TestDataDirectory: the longest that is accepted must have room for sockets.
+func TestDataDirectory(t *testing.T) {
+	for dir, ok := range map[string]bool{
+		"/" + strings.Repeat("d", maxDataDir-1): true,
+		"/" + strings.Repeat("d", maxDataDir):   false,
+		"/srv/a,b":                              false,
+		"srv":                                   false,
+	} {
+		cfg := Default()
+		cfg.DataDir = dir
+		if err := cfg.Validate(); (err == nil) != ok {
+			t.Errorf("%s: %v", dir, err)
+		}
+		socket := cfg.Data().Sandbox("sbx_ord_" + strings.Repeat("0", 20)).Socket()
+		if ok && len(socket) > 107 {
+			t.Errorf("%s: its sockets have %d bytes", dir, len(socket))
+		}
+	}
+}
+
 func TestBadFiles(t *testing.T) {
 	for name, text := range map[string]string{
 		"syntax":       "listen = ",

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/atollhq/atoll/internal/layout"
 )
 
 var (
@@ -42,8 +44,14 @@ func (s Server) problems() []error {
 	return c
 }
 
+// maxDataDir keeps the path of every shim's socket within what the kernel
+// takes: 107 bytes (unix(7)).
+var maxDataDir = 107 - len(layout.Data{}.Sandbox("sbx_ord_"+strings.Repeat("0", 20)).Socket()) - len("/")
+
 func (s Server) checkServer(c *checklist) {
 	c.require(filepath.IsAbs(s.DataDir), "data_dir", "must be an absolute path")
+	c.require(len(s.DataDir) <= maxDataDir, "data_dir", "is longer than %d bytes, which leaves no room for the sockets below it", maxDataDir)
+	c.require(!strings.ContainsAny(s.DataDir, ",\n"), "data_dir", "must not hold a comma or a line break")
 	c.require(s.BinDir == "" || filepath.IsAbs(s.BinDir), "bin_dir", "must be an absolute path")
 	c.require(s.ImageDir == "" || filepath.IsAbs(s.ImageDir), "image_dir", "must be an absolute path")
 	_, _, err := net.SplitHostPort(s.Listen)
