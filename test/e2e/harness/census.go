@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/atollhq/atoll/internal/cgroup"
 )
@@ -56,26 +53,22 @@ func (s *Server) isDaemon(pid int) bool {
 
 // Census is what a server occupies of its host.
 type Census struct {
-	Processes  []string // "program×count"
-	Namespaces int      // network namespaces
-	Groups     []string // control groups of its sandboxes
-	Mounts     []string // on the host, below its directory
-	Files      []string // of sandboxes, below its data directory
-	FDs        int      // of the daemon
-	Goroutines int      // of the daemon
-	HeapBytes  int      // of the daemon, in use
+	Processes  map[string]int // by program
+	Namespaces int            // network namespaces
+	Groups     []string       // control groups of its sandboxes
+	Mounts     []string       // on the host, below its directory
+	Files      []string       // of sandboxes, below its data directory
+	FDs        int            // of the daemon
+	Goroutines int            // of the daemon
+	HeapBytes  int            // of the daemon, alive at its last collection
 }
 
 // Count takes a census.
 func (s *Server) Count(ctx context.Context) (Census, error) {
-	var c Census
-	names, spaces := map[string]int{}, map[string]bool{}
+	c, spaces := Census{Processes: map[string]int{}}, map[string]bool{}
 	for _, p := range s.Processes() {
-		names[p.Name]++
+		c.Processes[p.Name]++
 		spaces[p.NetNS] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		c.Processes = append(c.Processes, fmt.Sprintf("%s×%d", name, names[name]))
 	}
 	host, _ := os.Readlink("/proc/self/ns/net")
 	delete(spaces, host)
@@ -87,7 +80,9 @@ func (s *Server) Count(ctx context.Context) (Census, error) {
 	}
 	c.FDs = len(fds)
 	metrics, err := s.Metrics(ctx)
-	c.Goroutines, c.HeapBytes = int(metrics["go_goroutines"]), int(metrics["go_memstats_heap_inuse_bytes"])
+	// The collector runs again when the heap has doubled. What is in use says
+	// less: garbage counts, and an idle program does not collect it.
+	c.Goroutines, c.HeapBytes = int(metrics["go_goroutines"]), int(metrics["go_memstats_next_gc_bytes"])/2
 	return c, err
 }
 
@@ -143,8 +138,9 @@ func (s *Server) Metrics(ctx context.Context) (map[string]float64, error) {
 // that are kept alive, workers of the database and the runtime.
 type Slack struct{ FDs, Goroutines, HeapBytes int }
 
-// Compare says in which way a census shows more than another; empty is the
-// same.
+// Compare says what a census shows beyond another; empty is nothing. Less is
+// no difference: a machine that has just started has processes that end by
+// themselves.
 func Compare(before, after Census, slack Slack) string {
 	var out strings.Builder
 	check := func(what string, b, a, slack int) {
@@ -156,14 +152,19 @@ func Compare(before, after Census, slack Slack) string {
 	check("goroutines of the daemon", before.Goroutines, after.Goroutines, slack.Goroutines)
 	check("heap of the daemon", before.HeapBytes, after.HeapBytes, slack.HeapBytes)
 	check("network namespaces", before.Namespaces, after.Namespaces, 0)
-	for what, lists := range map[string][2][]string{
-		"processes": {before.Processes, after.Processes}, "control groups": {before.Groups, after.Groups},
-		"mounts": {before.Mounts, after.Mounts}, "files": {before.Files, after.Files},
-	} {
-		if d := cmp.Diff(lists[0], lists[1]); d != "" {
-			fmt.Fprintf(&out, "%s: %s\n", what, d)
+	for name, n := range after.Processes {
+		check("processes "+name, before.Processes[name], n, 0)
+	}
+	more := func(what string, b, a []string) {
+		for _, item := range a {
+			if !slices.Contains(b, item) {
+				fmt.Fprintf(&out, "%s: %s\n", what, item)
+			}
 		}
 	}
+	more("control group", before.Groups, after.Groups)
+	more("mount", before.Mounts, after.Mounts)
+	more("file", before.Files, after.Files)
 	return out.String()
 }
 
