@@ -508,3 +508,54 @@ func TestRecoverKnowsWhyAShimEnded(t *testing.T) {
 		w.wantStopped(c.ID(), api.StopOOM)
 	})
 }
+
+// stuckShims is a launcher whose shims run and don't answer.
+type stuckShims struct{ sandbox.Launcher }
+
+func (stuckShims) Attach(ctx context.Context, _ string) (sandbox.Shim, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestRecoverDoesNotWaitForAStuckShim(t *testing.T) {
+	run(t, nil, func(w *world) {
+		c := w.create(time.Hour)
+		c.Close()
+		w.must(w.Shutdown(w.t.Context()))
+		w.options.Launcher = stuckShims{w.launcher}
+		w.Manager = sandbox.NewManager(w.options)
+		began := time.Now()
+		w.must(w.Recover(w.t.Context()))
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("the server waited %s", took)
+		}
+		if !w.launcher.Cleaned(c.ID()) {
+			t.Error("the stuck shim was not cleaned up")
+		}
+	})
+}
+
+// TestRecoverThatIsInterrupted: a server that is stopped while it starts takes
+// no sandbox with it.
+func TestRecoverThatIsInterrupted(t *testing.T) {
+	run(t, nil, func(w *world) {
+		c := w.create(time.Hour)
+		c.Close()
+		w.must(w.Shutdown(w.t.Context()))
+		w.options.Launcher = stuckShims{w.launcher}
+		w.Manager = sandbox.NewManager(w.options)
+		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+		defer cancel()
+		if err := w.Recover(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("recover: %v", err)
+		}
+		if w.launcher.Cleaned(c.ID()) {
+			t.Error("a sandbox that nobody looked at was freed")
+		}
+		w.options.Launcher = w.launcher
+		w.restart()
+		if row, err := w.store.Sandbox(w.t.Context(), c.ID()); err != nil || row.Status != store.Running {
+			t.Errorf("sandbox is %s (%s) %v", row.Status, row.Reason, err)
+		}
+	})
+}

@@ -12,11 +12,14 @@ import (
 	"github.com/atollhq/atoll/internal/store"
 )
 
-const recoveries = 8 // at the same time
+const (
+	recoveries    = 8                // at the same time
+	attachTimeout = 20 * time.Second // for a shim to answer, on a host that may just have booted
+)
 
 // Recover finds the sandboxes of an earlier daemon again: those whose shims
 // still run go on, of the others everything is freed. It fails only when the
-// store does.
+// store does or ctx ends; whatever was not looked at by then goes on.
 func (m *Manager) Recover(ctx context.Context) error {
 	rows, err := m.Store.LiveSandboxes(ctx)
 	if err != nil {
@@ -30,13 +33,21 @@ func (m *Manager) Recover(ctx context.Context) error {
 		g.Go(func() error { m.recoverOne(ctx, row); return nil })
 	}
 	_ = g.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	m.sweep(ctx, known)
 	return nil
 }
 
 func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
 	log := m.Log.With("sandbox_id", row.ID, "org", row.Org)
-	shim, err := m.Launcher.Attach(ctx, row.ID)
+	shim, err := m.attach(ctx, row.ID)
+	if err != nil && ctx.Err() != nil {
+		return // nothing was found out about it
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.StopTimeout)
+	defer cancel()
 	reason := reasonAfterCrash(row, err)
 	switch {
 	case err == nil && row.Status == store.Running:
@@ -58,6 +69,12 @@ func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
 		log.Error("record the end of a lost sandbox", "error", err)
 	}
 	log.Warn("sandbox was lost", "reason", reason)
+}
+
+func (m *Manager) attach(ctx context.Context, id string) (Shim, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
+	defer cancel()
+	return m.Launcher.Attach(ctx, id)
 }
 
 // reasonAfterCrash is why a sandbox that can't go on has stopped: what was

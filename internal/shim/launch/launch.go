@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -187,11 +188,24 @@ func (l *Launcher) attach(ctx context.Context, id string) (*Shim, error) {
 		if exit := l.recordedExit(id); exit != nil {
 			return nil, errs.Wrap(err, errs.NotFound, sandbox.CodeShimEnded, "%s", exit.Reason)
 		}
+		if !nobodyThere(err) {
+			return nil, fmt.Errorf("attach to shim: %w", err)
+		}
 		return nil, errs.Wrap(err, errs.NotFound, "SHIM_GONE", "%s", api.StopCrashed)
 	}
 	s.pid = reply.Status.PID
 	go s.watch(conn, in)
 	return s, nil
+}
+
+// nobodyThere tells a shim that has ended from one that could not be asked.
+func nobodyThere(err error) bool {
+	for _, gone := range []error{unix.ENOENT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // recordedExit is what an ended shim wrote down.

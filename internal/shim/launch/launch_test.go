@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/sandbox"
 )
@@ -77,5 +79,36 @@ func TestShimDoesNotInheritTheEnvironment(t *testing.T) {
 	}
 	if env := await(t, filepath.Join(l.Data.Dir, "env")); strings.Contains(env, "SOME_TOKEN") {
 		t.Errorf("the shim's environment is %s", env)
+	}
+}
+
+// TestAttachTellsDeadFromUnanswered: a dead shim's sandbox is freed, which
+// must not happen to one that was merely not asked to the end.
+func TestAttachTellsDeadFromUnanswered(t *testing.T) {
+	dir, err := os.MkdirTemp("", "atoll-launch-") // t.TempDir's path is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l := &Launcher{Data: layout.Data{Dir: dir}}
+	if _, err := l.Attach(t.Context(), "sbx"); !errors.Is(err, errs.NotFound) {
+		t.Errorf("without a socket: %v", err)
+	}
+	if err := os.MkdirAll(l.Data.Sandbox("sbx").Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.Data.Sandbox("sbx").Socket(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.Attach(ctx, "sbx"); err == nil || errors.Is(err, errs.NotFound) {
+		t.Errorf("no answer: %v", err)
+	}
+	_ = listener.Close()
+	if _, err := l.Attach(t.Context(), "sbx"); !errors.Is(err, errs.NotFound) {
+		t.Errorf("a dead shim's socket: %v", err)
 	}
 }
