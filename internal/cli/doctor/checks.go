@@ -298,5 +298,5 @@ func (h Host) server(ctx context.Context) Check {
 			"stop what uses the port, or choose another with --listen")
 	}
 	l.Close()
-	return warn(fmt.Sprintf("none runs; %s is free for one", addr), `start it with "atoll serve"`)
+	return warn(fmt.Sprintf("no server answers (%v); %s is free for one", pingErr, addr), `start it with "atoll serve"`)
 }
