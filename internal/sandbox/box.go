@@ -182,12 +182,20 @@ func (b *box) disconnect(e *Ending) {
 	}
 }
 
+// maxClients bounds the connections to one sandbox: each may hold a window of
+// unread bytes in the shim and a buffer in the daemon, which no sandbox's
+// memory limit covers. It stays below what the link carries.
+const maxClients = 256
+
 // connect adds a client. The first one of a session is its primary client.
 func (b *box) connect() (*Client, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ending != nil {
 		return nil, errStopped(b.row.ID, b.ending.Reason)
+	}
+	if len(b.clients) >= maxClients {
+		return nil, errs.New(errs.Exhausted, "CONNECTION_LIMIT_REACHED", "the sandbox has %d connections already, its limit: close one first", maxClients)
 	}
 	c := &Client{box: b}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())

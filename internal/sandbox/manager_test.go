@@ -559,3 +559,32 @@ func TestRecoverThatIsInterrupted(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionsAreBounded(t *testing.T) {
+	run(t, nil, func(w *world) {
+		first := w.create(time.Hour)
+		defer first.Close()
+		var clients []*sandbox.Client
+		for {
+			c, err := w.Connect(w.t.Context(), org, first.ID())
+			if err != nil {
+				if !errors.Is(err, errs.Exhausted) {
+					t.Errorf("connect: %v", err)
+				}
+				break
+			}
+			if clients = append(clients, c); len(clients) > 1000 {
+				t.Fatal("no limit")
+			}
+		}
+		clients[0].Close()
+		if c, err := w.Connect(w.t.Context(), org, first.ID()); err != nil {
+			t.Errorf("after one has left: %v", err)
+		} else {
+			clients[0] = c
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+	})
+}
