@@ -1,5 +1,6 @@
-// Package cgroup makes, reads and removes the control group of one machine,
-// on hosts with cgroup v2 and on those with v1 (also the hybrid of both).
+// Package cgroup makes, reads and removes the control group of one machine or
+// of its shim, on hosts with cgroup v2 and on those with v1 (also the hybrid of
+// both).
 //
 // A group lives directly below the group "atoll" at the root of each
 // hierarchy. Only memory, cpu and pids are limited; on v1, runsc makes groups
@@ -25,6 +26,11 @@ const Root = "/sys/fs/cgroup"
 
 // Parent is the group that holds all machines' groups.
 const Parent = "atoll"
+
+// ShimName names the group of the shim that owns the machine whose group has
+// this name. It stands beside that one: on v2 a group with processes has no
+// limited groups below it.
+func ShimName(machine string) string { return machine + ".shim" }
 
 // cpuPeriod is the accounting period of the CPU limit, in microseconds.
 const cpuPeriod = 100_000
@@ -172,6 +178,24 @@ func write(dir, file, value string) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
+}
+
+// Enter moves a process, all its threads and what it starts from then on into
+// the group.
+func (g *Group) Enter(pid int) error {
+	dirs := []string{filepath.Join(g.root, g.name)}
+	if !g.v2 {
+		dirs = dirs[:0]
+		for _, controller := range v1Limited {
+			dirs = append(dirs, filepath.Join(g.root, controller, g.name))
+		}
+	}
+	for _, dir := range dirs {
+		if err := write(dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("enter control group: %w", err)
+		}
+	}
+	return nil
 }
 
 // dir is where a controller's files of this group are.

@@ -106,3 +106,30 @@ func TestRemoveGivesUp(t *testing.T) {
 		t.Errorf("remove: %v", err)
 	}
 }
+
+func TestEnter(t *testing.T) {
+	for _, c := range []struct {
+		v2    bool
+		procs []string
+	}{
+		{false, []string{"memory/atoll/x.shim/cgroup.procs", "cpu/atoll/x.shim/cgroup.procs", "pids/atoll/x.shim/cgroup.procs"}},
+		{true, []string{"atoll/x.shim/cgroup.procs"}},
+	} {
+		root := t.TempDir()
+		g := open(root, ShimName("x"), c.v2)
+		if err := g.Enter(7); err == nil {
+			t.Error("entered a group that does not exist")
+		}
+		for _, file := range c.procs {
+			put(t, filepath.Join(root, file), "")
+		}
+		if err := g.Enter(7); err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range c.procs {
+			if raw, err := os.ReadFile(filepath.Join(root, file)); err != nil || string(raw) != "7" {
+				t.Errorf("%s holds %q (%v)", file, raw, err)
+			}
+		}
+	}
+}

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/link"
@@ -248,7 +249,7 @@ func (l *Launcher) Leftovers(context.Context) ([]string, error) {
 }
 
 // Cleanup ends a shim that still runs and frees all that it left: processes,
-// control group, files. It is idempotent.
+// control groups, files. It is idempotent.
 func (l *Launcher) Cleanup(ctx context.Context, id string) error {
 	dir := l.Data.Sandbox(id)
 	status, err := readStatus(dir)
@@ -259,6 +260,9 @@ func (l *Launcher) Cleanup(ctx context.Context, id string) error {
 		if err := l.destroy(ctx, status.Machine); err != nil {
 			return err
 		}
+	}
+	if err := cgroup.Open(cgroup.ShimName(id)).Remove(ctx); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(dir.Dir); err != nil {
 		return fmt.Errorf("remove sandbox directory: %w", err)

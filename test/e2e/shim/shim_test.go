@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -96,8 +97,15 @@ func awaitExit(t *testing.T, s sandbox.Shim) sandbox.ShimExit {
 func TestStopFreesEverything(t *testing.T) {
 	const id = "shim-stop"
 	_, s := start(t, id)
+	own := cgroup.Open(cgroup.ShimName(id))
+	if !slices.Contains(own.PIDs(), s.(*launch.Shim).PID()) {
+		t.Error("the shim is not in a control group of its own")
+	}
 	if err := s.Stop(deadline(t), api.StopKilled); err != nil {
 		t.Fatalf("stop: %v", err)
+	}
+	if slices.Contains(cgroup.Leftovers(), cgroup.ShimName(id)) {
+		t.Error("the shim's control group is still there")
 	}
 	if exit := awaitExit(t, s); exit.Reason != api.StopKilled {
 		t.Errorf("exit: %+v", exit)
