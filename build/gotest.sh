@@ -22,5 +22,7 @@ if [ "$code" != 0 ]; then
 		END {printf "%s", held}' "$log"
 fi
 count() { grep -cE "^ *--- $1" "$log"; }
-printf '%-12s %5d passed, %d failed, %d skipped\n' "$name" "$(count PASS)" "$(count FAIL)" "$(count SKIP)" | tee "$RESULTS/$name"
+failed=$(count FAIL)
+[ "$code" = 0 ] || [ "$failed" != 0 ] || failed=1 # it did not even build
+printf '%-12s %5d passed, %d failed, %d skipped\n' "$name" "$(count PASS)" "$failed" "$(count SKIP)" | tee "$RESULTS/$name"
 exit "$code"
