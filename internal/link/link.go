@@ -88,7 +88,7 @@ func muxConfig() *yamux.Config {
 
 // Open starts the shim's end on conn, which the session owns from then on.
 func Open(conn io.ReadWriteCloser, generation uint32) (*Session, error) {
-	mux, err := yamux.Client(&inspected{ReadWriteCloser: conn}, muxConfig())
+	mux, err := yamux.Client(&inspected{ReadWriteCloser: &coalescer{ReadWriteCloser: conn}}, muxConfig())
 	if err != nil {
 		return nil, fmt.Errorf("open link: %w", err)
 	}
@@ -97,7 +97,7 @@ func Open(conn io.ReadWriteCloser, generation uint32) (*Session, error) {
 
 // Serve starts the agent's end on conn, which the session owns from then on.
 func Serve(conn io.ReadWriteCloser) (*Session, error) {
-	mux, err := yamux.Server(conn, muxConfig())
+	mux, err := yamux.Server(&coalescer{ReadWriteCloser: conn}, muxConfig())
 	if err != nil {
 		return nil, fmt.Errorf("serve link: %w", err)
 	}

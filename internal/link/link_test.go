@@ -144,3 +144,27 @@ func FuzzPreamble(f *testing.F) {
 		}
 	})
 }
+
+// writes records what is written.
+type writes struct{ bytes.Buffer }
+
+func (w *writes) Close() error { return nil }
+
+func TestCoalescerKeepsTheBytesInOrder(t *testing.T) {
+	data := []byte{0, muxTypeData, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3}
+	window := []byte{0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9}
+	empty := []byte{0, muxTypeData, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0}
+	var out writes
+	c := &coalescer{ReadWriteCloser: &out}
+	large := make([]byte, maxJoined+1)
+	var want []byte
+	for _, part := range [][]byte{window, data, []byte("abc"), empty, data, large, data, []byte("def")} {
+		want = append(want, part...)
+		if n, err := c.Write(part); n != len(part) || err != nil {
+			t.Fatalf("write of %d bytes: %d, %v", len(part), n, err)
+		}
+	}
+	if !bytes.Equal(want, out.Bytes()) {
+		t.Errorf("wrote %x; want %x", out.Bytes(), want)
+	}
+}
