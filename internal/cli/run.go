@@ -176,8 +176,13 @@ func runCommand(ctx context.Context, sb *client.Sandbox, c command, io IO) error
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go passSignals(p, signals, done)
-	status, err := p.Wait(context.WithoutCancel(ctx))
+	wait, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	go passSignals(p, signals, done, abandon)
+	status, err := p.Wait(wait)
+	if wait.Err() != nil && errors.Is(err, context.Canceled) {
+		return asOwn(errUnanswered)
+	}
 	if err != nil {
 		return asOwn(endOf(err))
 	}
@@ -189,8 +194,14 @@ func runCommand(ctx context.Context, sb *client.Sandbox, c command, io IO) error
 	return statusError(status)
 }
 
-// passSignals ends with done.
-func passSignals(p *client.Process, signals <-chan os.Signal, done <-chan struct{}) {
+// signalTimeout is how long a sandbox may take to accept a signal.
+const signalTimeout = 5 * time.Second
+
+var errUnanswered = errors.New("the sandbox did not take the signal: its command was given up")
+
+// passSignals ends with done. A sandbox that doesn't take a signal is given
+// up: what runs in there must not decide whether this process can be ended.
+func passSignals(p killer, signals <-chan os.Signal, done <-chan struct{}, abandon func()) {
 	for count := 1; ; count++ {
 		name := ""
 		select {
@@ -202,10 +213,17 @@ func passSignals(p *client.Process, signals <-chan os.Signal, done <-chan struct
 		if count >= 3 {
 			name = "SIGKILL"
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
-		_ = p.Kill(ctx, name)
+		ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
+		if err := p.Kill(ctx, name); errors.Is(err, context.DeadlineExceeded) {
+			abandon()
+		}
 		cancel()
 	}
+}
+
+// killer is the process that gets the signals.
+type killer interface {
+	Kill(ctx context.Context, signal string) error
 }
 
 // endOf explains why a sandbox left its command.
