@@ -77,12 +77,15 @@ func confine(id string) error {
 	return group.Enter(os.Getpid())
 }
 
+// maxLog bounds a shim's log, in bytes: at level debug a guest makes it write.
+const maxLog = 16 << 20
+
 func newLogger(spec wire.Spec) *slog.Logger {
 	level := slog.LevelInfo
 	if err := level.UnmarshalText([]byte(spec.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
-	handler := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
+	handler := slog.NewTextHandler(&shim.CappedLog{To: os.Stderr, Left: maxLog}, &slog.HandlerOptions{Level: level})
 	return slog.New(handler).With("sandbox_id", spec.ID)
 }
 

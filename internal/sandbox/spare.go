@@ -51,12 +51,25 @@ func (m *Manager) takeSpare(ctx context.Context, spec Spec) *spare {
 		if s == nil {
 			return nil
 		}
-		if conn, err := s.shim.OpenRPC(ctx, link.RPCHeader{MaxMessage: api.StreamChunk}); err == nil {
-			_ = conn.Close()
+		if s.alive(ctx) {
 			return s
 		}
 		m.discard(s)
 	}
+}
+
+// probeTimeout is how long a spare may take to show that it is there.
+const probeTimeout = 2 * time.Second
+
+func (s *spare) alive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := s.shim.OpenRPC(ctx, link.RPCHeader{MaxMessage: api.StreamChunk})
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
 }
 
 func (p *spares) take(ctx context.Context) *spare {
