@@ -86,12 +86,13 @@ func (s *Server) Count(ctx context.Context) (Census, error) {
 	return c, err
 }
 
-// groups are the control groups of sandboxes that were created here.
+// groups are the control groups of sandboxes that were created here, and of
+// their shims.
 func (s *Server) groups() (out []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range cgroup.Leftovers() {
-		if s.ids[name] {
+		if s.ids[strings.TrimSuffix(name, cgroup.ShimName(""))] {
 			out = append(out, name)
 		}
 	}
