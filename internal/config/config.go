@@ -24,6 +24,9 @@ const (
 	IsolationGvisor = "gvisor"
 )
 
+// NoRoots as Network.ExtraRoots adds no certificates to any sandbox.
+const NoRoots = "none"
+
 // Server is the configuration of `atoll serve`.
 type Server struct {
 	DataDir string
@@ -72,7 +75,7 @@ type Network struct {
 	Exceptions    []netip.Prefix
 	Resolvers     []netip.AddrPort
 	HostOverrides string // path of a JSON file, see package upstream
-	ExtraRoots    string // path of a PEM file
+	ExtraRoots    string // path of a PEM file; empty is the host's own, NoRoots is none
 }
 
 // Log says how the server logs.

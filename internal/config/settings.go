@@ -71,7 +71,7 @@ func restSettings() []Setting {
 		{"net_exceptions", "addresses or prefixes that sandboxes may reach although they are refused otherwise (private, loopback, …)", func(s *Server) value { return prefixes(&s.Network.Exceptions) }},
 		{"resolvers", "DNS servers to ask, as address or address:port; empty is the host's", func(s *Server) value { return addrPorts(&s.Network.Resolvers) }},
 		{"host_overrides", "JSON file of names with fixed addresses and of addresses that are reached elsewhere: {\"names\": …, \"dial\": …}", func(s *Server) value { return text(&s.Network.HostOverrides) }},
-		{"extra_roots", "PEM file of certificates that are added to the trust store of every sandbox", func(s *Server) value { return text(&s.Network.ExtraRoots) }},
+		{"extra_roots", "PEM file of certificates that are added to the trust store of every sandbox; empty is those that were added to this host, \"none\" is none", func(s *Server) value { return text(&s.Network.ExtraRoots) }},
 		{"log_level", "debug, info, warn or error", func(s *Server) value { return text(&s.Log.Level) }},
 		{"log_format", "text or json", func(s *Server) value { return text(&s.Log.Format) }},
 		{"audit_max", "size at which the audit log is rotated, MiB; one older file is kept", func(s *Server) value { return number(&s.AuditMaxMiB) }},

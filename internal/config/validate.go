@@ -95,7 +95,9 @@ func (s Server) checkTimes(c *checklist) {
 }
 
 func (n Network) check(c *checklist) {
-	checkFile(c, "extra_roots", n.ExtraRoots)
+	if n.ExtraRoots != NoRoots {
+		checkFile(c, "extra_roots", n.ExtraRoots)
+	}
 	checkFile(c, "host_overrides", n.HostOverrides)
 }
 

@@ -8,7 +8,6 @@ package serve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -225,14 +224,9 @@ func (d *daemon) template() (sandbox.ShimSpec, error) {
 		MaxMessage: api.MaxClientMessage,
 		Exceptions: n.Exceptions, Resolvers: n.Resolvers, HostOverrides: n.HostOverrides,
 	}
-	if n.ExtraRoots != "" {
-		pem, err := os.ReadFile(n.ExtraRoots)
-		if err != nil {
-			return spec, fmt.Errorf("read extra roots: %w", err)
-		}
-		spec.ExtraRootsPEM = string(pem)
-	}
-	return spec, nil
+	var err error
+	spec.ExtraRootsPEM, err = extraRoots(n.ExtraRoots, hostRootsDir)
+	return spec, err
 }
 
 // observer feeds metrics and audit log.

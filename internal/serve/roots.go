@@ -1,0 +1,64 @@
+package serve
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/atollhq/atoll/internal/config"
+)
+
+// hostRootsDir is where Debian and its relatives keep certificates that the
+// operator added to the host's trust store (update-ca-certificates(8)).
+const hostRootsDir = "/usr/local/share/ca-certificates"
+
+const maxRoots = 1 << 20 // bytes of certificates
+
+// extraRoots returns the certificates that sandboxes are to trust beyond their
+// image's, as PEM: those of the given file or, where none is set, those that
+// were added to this host. Behind a proxy that opens TLS, a sandbox reaches
+// nothing without them.
+func extraRoots(setting, hostDir string) (string, error) {
+	switch setting {
+	case config.NoRoots:
+		return "", nil
+	case "":
+		return rootsBelow(hostDir)
+	}
+	raw, err := os.ReadFile(setting)
+	if err != nil {
+		return "", fmt.Errorf("read extra roots: %w", err)
+	}
+	return string(raw), nil
+}
+
+func rootsBelow(dir string) (string, error) {
+	var all bytes.Buffer
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case entry.IsDir() || filepath.Ext(path) != ".crt":
+			return nil
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		all.Write(bytes.TrimSpace(raw))
+		all.WriteByte('\n')
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the host's extra roots: %w", err)
+	}
+	if all.Len() > maxRoots {
+		return "", fmt.Errorf("read the host's extra roots: %d bytes of certificates below %s are more than the limit of %d", all.Len(), dir, maxRoots)
+	}
+	return all.String(), nil
+}
