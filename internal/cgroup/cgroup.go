@@ -294,6 +294,23 @@ func (g *Group) rmdirs() error {
 	return failed
 }
 
+// RemoveParent removes the parent group wherever it is empty; one with groups
+// in it stays. It is for the end of a server, when none is being made: a
+// parent that goes away between its own making and a group's would fail that
+// group.
+func RemoveParent() { removeParent(Root, onlyV2(Root)) }
+
+func removeParent(root string, v2 bool) {
+	pattern := filepath.Join(root, "*", Parent)
+	if v2 {
+		pattern = filepath.Join(root, Parent)
+	}
+	dirs, _ := filepath.Glob(pattern)
+	for _, dir := range dirs {
+		_ = unix.Rmdir(dir)
+	}
+}
+
 // Leftovers lists the names of all groups below Parent.
 func Leftovers() []string { return leftovers(Root, onlyV2(Root)) }
 

@@ -133,3 +133,28 @@ func TestEnter(t *testing.T) {
 		}
 	}
 }
+
+func TestParentGoesWhenItIsEmpty(t *testing.T) {
+	for _, v2 := range []bool{false, true} {
+		root := t.TempDir()
+		parent := filepath.Join(root, "memory", Parent)
+		if v2 {
+			parent = filepath.Join(root, Parent)
+		}
+		group := filepath.Join(parent, "x")
+		if err := os.MkdirAll(group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		removeParent(root, v2)
+		if _, err := os.Stat(group); err != nil {
+			t.Errorf("v2 %v: a parent with a group was removed: %v", v2, err)
+		}
+		if err := os.Remove(group); err != nil {
+			t.Fatal(err)
+		}
+		removeParent(root, v2)
+		if _, err := os.Stat(parent); !os.IsNotExist(err) {
+			t.Errorf("v2 %v: the empty parent is still there (%v)", v2, err)
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/auth"
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/httpapi"
 	"github.com/atollhq/atoll/internal/lifecycle"
@@ -188,7 +189,11 @@ func (d *daemon) stopSandboxes(ctx context.Context) error {
 	if d.cfg.StopSandboxes {
 		err = d.manager.StopAll(ctx)
 	}
-	return errors.Join(err, d.manager.Shutdown(ctx))
+	err = errors.Join(err, d.manager.Shutdown(ctx))
+	if d.options.Launcher == nil { // real machines
+		cgroup.RemoveParent()
+	}
+	return err
 }
 
 func (d *daemon) newManager() (*sandbox.Manager, error) {

@@ -1,0 +1,17 @@
+//go:build e2e
+
+package machine
+
+import (
+	"os"
+	"testing"
+
+	"github.com/atollhq/atoll/internal/cgroup"
+)
+
+// These tests start machines without a server, which would do this at its end.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	cgroup.RemoveParent()
+	os.Exit(code)
+}
