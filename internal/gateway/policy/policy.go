@@ -44,6 +44,10 @@ type Decision struct {
 // Policy says what a sandbox may reach. The zero Policy is the open internet
 // without the refused ranges.
 type Policy struct {
+	// Allow is the sandbox's own list; nil allows everything. What it allows
+	// must be in Ceiling, too, the operator's list.
+	Allow, Ceiling *List
+
 	// Exceptions are ranges that the operator opens although they would be
 	// refused. A range does not open an address of the host that happens to
 	// lie in it: only an exception for that very address (/32 or /128) does.
