@@ -39,8 +39,8 @@ type SandboxConfig struct {
 	Env       map[string]string `json:"env,omitempty"`
 	Root      json.RawMessage   `json:"root,omitempty"`
 	Volumes   json.RawMessage   `json:"volumes,omitempty"`
-	AllowNet  *[]string         `json:"allow_net,omitempty"`
-	Secrets   json.RawMessage   `json:"secrets,omitempty"`
+	AllowNet  *[]string         `json:"allow_net,omitempty"` // nil: everything that is not refused in every mode
+	Secrets   map[string]Secret `json:"secrets,omitempty"`   // by the name of the variable that holds the placeholder
 	Region    string            `json:"region,omitempty"`
 	SSH       *bool             `json:"ssh,omitempty"`
 	Port      *int              `json:"port,omitempty"`
@@ -83,14 +83,17 @@ const (
 	StopFailed        = "start_failed"   // it never ran
 )
 
-// PatchSandbox extends a sandbox's lifetime.
+// PatchSandbox changes a running sandbox: its lifetime, its network, or both.
 type PatchSandbox struct {
-	StopAtMS *int64 `json:"stop_at_ms"`
+	StopAtMS *int64       `json:"stop_at_ms,omitempty"`
+	AllowNet OptionalList `json:"allow_net,omitzero"` // replaces the allow-list (Atoll's addition)
 }
 
-// PatchSandboxResult is the lifetime that was granted.
+// PatchSandboxResult is what was granted; fields that were not asked for are
+// absent.
 type PatchSandboxResult struct {
-	StopAtMS int64 `json:"stop_at_ms"`
+	StopAtMS int64          `json:"stop_at_ms,omitempty"`
+	Network  *NetworkPolicy `json:"network,omitempty"`
 }
 
 // Error is the body of every failed HTTP call.

@@ -141,19 +141,19 @@ func (a *Agent) serveKind(ctx context.Context, stream *link.Stream) error {
 	return link.ErrBadPreamble
 }
 
-// control receives the configuration, applies it and answers; it keeps the
-// stream open until the shim closes it.
+// control receives the configuration and updates of it, applies and answers
+// them; it keeps the stream open until the shim closes it.
 func (a *Agent) control(ctx context.Context, stream net.Conn) error {
 	for {
-		var cfg link.Config
-		if err := link.ReceiveControl(stream, &cfg); err != nil {
+		var msg link.ToAgent
+		if err := link.ReceiveControl(stream, &msg); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
 		}
 		answer := link.Ready{Version: a.opts.Version}
-		if err := a.configure(ctx, cfg); err != nil {
+		if err := a.apply(ctx, msg); err != nil {
 			a.log.Error("configure", "error", err)
 			answer = link.Ready{Error: err.Error()}
 		}
@@ -161,6 +161,38 @@ func (a *Agent) control(ctx context.Context, stream net.Conn) error {
 			return err
 		}
 	}
+}
+
+func (a *Agent) apply(ctx context.Context, msg link.ToAgent) error {
+	if msg.Update != nil {
+		return a.update(*msg.Update)
+	}
+	return a.configure(ctx, msg.Config)
+}
+
+// update adds what was not known when the machine was configured. The roots
+// come first: a process that sees the environment finds them.
+func (a *Agent) update(u link.Update) error {
+	a.once.Lock()
+	defer a.once.Unlock()
+	select {
+	case <-a.ready:
+	default:
+		return errors.New("the machine has no configuration yet")
+	}
+	vars, err := trust(a.opts.Root, u.ExtraRoots)
+	if err != nil {
+		return err
+	}
+	env := a.parts.procs.Env()
+	for _, set := range []map[string]string{vars, u.Env} {
+		for name, value := range set {
+			if err := env.Set(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // configure personalises the machine, once.

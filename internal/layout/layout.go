@@ -21,6 +21,16 @@ func (d Data) EndpointFile() string { return filepath.Join(d.Dir, "endpoint") }
 // AuditLog is the record of what was done by whom; ".1" is the one before.
 func (d Data) AuditLog() string { return filepath.Join(d.Dir, "audit.log") }
 
+// Audits holds the records of the sandboxes' networks, which stay a while
+// after their sandboxes have ended.
+func (d Data) Audits() string { return filepath.Join(d.Dir, "audit") }
+
+// Audit is the record of one sandbox's network, as lines of JSON.
+func (d Data) Audit(id string) string { return filepath.Join(d.Audits(), id+".jsonl") }
+
+// OlderAudit is what Audit was before it reached its limit.
+func (d Data) OlderAudit(id string) string { return d.Audit(id) + ".1" }
+
 // LockFile is locked by the one daemon that owns the directory.
 func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }
 

@@ -25,7 +25,28 @@ type Config struct {
 	MaxMessage  int               `json:"maxMessage"`  // bytes, from client to agent
 }
 
-// Ready is the agent's answer: it serves from now on.
+// Update adds to the configuration of a machine in which nothing but the agent
+// has run: a later message on the control stream. It holds no secret.
+type Update struct {
+	Env        map[string]string `json:"env,omitempty"`        // set for every process
+	ExtraRoots string            `json:"extraRoots,omitempty"` // all PEM certificates for the trust store, in place of Config's; empty leaves them
+}
+
+// ToAgent is a control message as the agent reads it: a Config, or an Update
+// if that is set.
+type ToAgent struct {
+	Config
+	Update *Update `json:"update,omitempty"`
+}
+
+// SendUpdate writes an Update.
+func SendUpdate(w io.Writer, u Update) error {
+	return SendControl(w, struct {
+		Update Update `json:"update"`
+	}{u})
+}
+
+// Ready is the agent's answer to either: it serves from now on.
 type Ready struct {
 	Version string `json:"version"`
 	Error   string `json:"error,omitempty"` // why it can't; set alone

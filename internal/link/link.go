@@ -30,8 +30,8 @@ type Kind byte
 
 // The kinds of stream.
 const (
-	// KindControl carries one Config message and one Ready answer, then
-	// further control messages, each answered.
+	// KindControl carries one Config message, then at most one Update, each
+	// answered by Ready.
 	KindControl Kind = 1
 	// KindRPC carries the JSON-RPC messages of one client connection.
 	KindRPC Kind = 2

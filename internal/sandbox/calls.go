@@ -129,10 +129,13 @@ func (m *Manager) List(ctx context.Context, org string, f Filter) ([]api.Sandbox
 	return out, nil
 }
 
-// Purge forgets sandboxes that stopped longer ago than Retention.
+// Purge forgets sandboxes that stopped longer ago than Retention, with their
+// audit files.
 func (m *Manager) Purge(ctx context.Context) error {
-	_, err := m.Store.PurgeSandboxes(ctx, time.Now().Add(-m.Retention))
-	return err
+	if _, err := m.Store.PurgeSandboxes(ctx, time.Now().Add(-m.Retention)); err != nil {
+		return err
+	}
+	return m.sweepAudit(ctx)
 }
 
 func describe(row store.Sandbox) api.Sandbox {

@@ -11,15 +11,13 @@ import (
 
 // This file checks the parts of a configuration that this version understands
 // and can't grant yet. They are validated like the rest, so that a mistake is
-// called a mistake, and then refused by name: ignoring a network policy or a
-// secret would be worse than refusing.
+// called a mistake, and then refused by name: ignoring a volume would be worse
+// than refusing it.
 
 func checkLater(cfg api.SandboxConfig, l Limits) error {
 	checks := []func() (field string, asked bool, err error){
 		func() (string, bool, error) { asked, err := asksRoot(cfg.Root); return "root", asked, err },
 		func() (string, bool, error) { asked, err := asksVolumes(cfg.Volumes); return "volumes", asked, err },
-		func() (string, bool, error) { asked, err := asksNetwork(cfg.AllowNet); return "allow_net", asked, err },
-		func() (string, bool, error) { asked, err := asksSecrets(cfg.Secrets); return "secrets", asked, err },
 		func() (string, bool, error) { return "ssh", cfg.SSH != nil && *cfg.SSH, nil },
 		func() (string, bool, error) { asked, err := asksPort(cfg.Port); return "port", asked, err },
 	}
@@ -94,38 +92,6 @@ func asksVolumes(raw json.RawMessage) (bool, error) {
 		}
 	}
 	return len(byPath) > 0, nil
-}
-
-// asksNetwork: an empty list asks for no network at all, which is a policy
-// too.
-func asksNetwork(hosts *[]string) (bool, error) {
-	if hosts == nil {
-		return false, nil
-	}
-	if slices.Contains(*hosts, "") {
-		return false, invalid(`the field "allow_net" holds an empty host`)
-	}
-	return true, nil
-}
-
-// asksSecrets never puts a value into a message.
-func asksSecrets(raw json.RawMessage) (bool, error) {
-	if absent(raw) {
-		return false, nil
-	}
-	var secrets map[string]struct {
-		Hosts []string `json:"hosts"`
-		Value *string  `json:"value"`
-	}
-	if json.Unmarshal(raw, &secrets) != nil {
-		return false, invalid(`the field "secrets" must map names to {"hosts": […], "value": "…"}`)
-	}
-	for name, s := range secrets {
-		if name == "" || len(s.Hosts) == 0 || slices.Contains(s.Hosts, "") || s.Value == nil {
-			return false, invalid(`the field "secrets": each needs a name, at least one host and a value`)
-		}
-	}
-	return len(secrets) > 0, nil
 }
 
 func asksPort(port *int) (bool, error) {

@@ -2,9 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 
+	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -42,6 +46,19 @@ type Shim interface {
 	// link frames. The caller closes it.
 	OpenRPC(ctx context.Context, h link.RPCHeader) (net.Conn, error)
 
+	// Configure turns the shim of a spare into a sandbox's. It returns when
+	// network, secrets and environment are in place; nothing but the agent has
+	// run in the machine by then. It can be called once; a shim for which it
+	// failed is of no use any more.
+	Configure(ctx context.Context, p Personal) error
+
+	// Policy returns what the sandbox may reach.
+	Policy(ctx context.Context) (api.NetworkPolicy, error)
+
+	// SetPolicy replaces the allow-list, which is valid, and cuts the
+	// connections that are no longer allowed; nil is no list.
+	SetPolicy(ctx context.Context, allow *[]string) (api.NetworkPolicy, error)
+
 	// Exited delivers one value when the machine or the shim itself ended,
 	// for whatever reason.
 	Exited() <-chan ShimExit
@@ -58,8 +75,8 @@ type ShimExit struct {
 	Detail string // for the log; bounded, may hold guest text
 }
 
-// ShimSpec is everything a shim needs to know. It holds no secret yet; when
-// it does, they must not be written anywhere by whoever carries it.
+// ShimSpec is everything a shim needs to know. It holds secrets: whoever
+// carries it writes it nowhere but to the shim.
 type ShimSpec struct {
 	ID       string
 	Driver   string // name of the machine driver: "gvisor"
@@ -71,11 +88,41 @@ type ShimSpec struct {
 	CPUs        int
 	MaxPIDs     int64
 
-	Env        map[string]string // added to the environment of every process
-	MaxMessage int               // bytes in one message from a client
+	MaxMessage int // bytes in one message from a client
+
+	Personal
+	Spare bool // Personal is empty and comes with Configure; until then nothing is reachable
 
 	Exceptions    []netip.Prefix   // addresses that are reachable although always refused
 	Resolvers     []netip.AddrPort // upstream DNS servers; empty is the host's
 	HostOverrides string           // path of the operator's host overrides, see package upstream
-	ExtraRootsPEM string           // certificates added to the guest's trust store
+	ExtraRootsPEM string           // certificates that guest and gateway trust beside their own
+	Strict        bool             // TLS is opened for every host
+	Proxy         Proxy            // what connections go through; empty is none
+	AuditMaxBytes int64            // of one audit file; 0 keeps no audit
+}
+
+// Personal is what one client's sandbox has of its own.
+type Personal struct {
+	Env      map[string]string // added to the environment of every process
+	AllowNet *[]string         // see Spec
+	Ceiling  []string          // the operator's list for this organisation; empty is none
+	Secrets  *Secrets
+}
+
+// Proxy is the URL of an HTTP or SOCKS5 proxy. It may hold a password: it
+// shows itself only when it is converted to a string.
+type Proxy string
+
+// Format implements fmt.Formatter.
+func (p Proxy) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.shown()) }
+
+// LogValue implements slog.LogValuer.
+func (p Proxy) LogValue() slog.Value { return slog.StringValue(p.shown()) }
+
+func (p Proxy) shown() string {
+	if p == "" {
+		return ""
+	}
+	return hidden
 }

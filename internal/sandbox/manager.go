@@ -12,6 +12,7 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/lifecycle"
 	"github.com/atollhq/atoll/internal/store"
 )
@@ -45,8 +46,11 @@ type Options struct {
 	Log      *slog.Logger
 
 	// Template holds what all sandboxes have in common; id, host name, memory
-	// and environment are filled in.
+	// and what is personal are filled in.
 	Template ShimSpec
+
+	Ceilings Ceilings    // what no sandbox's allow-list exceeds; the zero value limits nothing
+	Data     layout.Data // where the audit files are
 
 	Spare SpareSpec // what is kept started ahead; the zero value keeps nothing
 
@@ -82,7 +86,8 @@ type Manager struct {
 	mu      sync.Mutex // guards what follows
 	closing bool
 	boxes   map[string]*box
-	perOrg  map[string]int // live or starting
+	claimed map[string]bool // ids of spares that are becoming sandboxes and have no row yet
+	perOrg  map[string]int  // live or starting
 	total   int
 }
 
@@ -96,21 +101,26 @@ func NewManager(o Options) *Manager {
 		ctx:     ctx,
 		cancel:  cancel,
 		boxes:   map[string]*box{},
+		claimed: map[string]bool{},
 		perOrg:  map[string]int{},
 	}
 }
 
 // Create starts a sandbox and returns its primary client. It waits for its
 // turn when many start at once. When it fails, nothing is left but a stopped
-// row.
+// row. The spec's secrets are dropped.
 func (m *Manager) Create(ctx context.Context, org string, spec Spec) (*Client, error) {
 	began := time.Now()
+	defer spec.Secrets.Drop()
 	c, err := m.create(ctx, org, spec)
 	m.Observer.SandboxCreated(outcome(err), time.Since(began))
 	return c, err
 }
 
 func (m *Manager) create(ctx context.Context, org string, spec Spec) (_ *Client, err error) {
+	if err := m.Ceilings.check(org, spec.AllowNet, spec.Secrets); err != nil {
+		return nil, err
+	}
 	if err := m.admit(org); err != nil {
 		return nil, err
 	}
@@ -138,7 +148,8 @@ func (m *Manager) create(ctx context.Context, org string, spec Spec) (_ *Client,
 // start records a sandbox and gives it a machine: a spare if there is one.
 func (m *Manager) start(ctx context.Context, undo *lifecycle.Undo, org string, spec Spec) (store.Sandbox, Shim, error) {
 	defer m.refillSoon()
-	if s := m.takeSpare(ctx, spec); s != nil {
+	if s := m.takeSpare(ctx, org, spec); s != nil {
+		defer m.unclaim(s.id)
 		undo.Add("stop the spare", func(ctx context.Context) error { return s.shim.Stop(ctx, api.StopFailed) })
 		row, err := m.insert(ctx, undo, s.id, org, spec)
 		return row, s.shim, err
@@ -180,7 +191,9 @@ func (m *Manager) insert(ctx context.Context, undo *lifecycle.Undo, id, org stri
 }
 
 func (m *Manager) launch(ctx context.Context, undo *lifecycle.Undo, row store.Sandbox, spec Spec) (Shim, error) {
-	shim, err := m.Launcher.Launch(ctx, m.shimSpec(row.ID, row.MemoryMiB, spec.Env))
+	s := m.shimSpec(row.ID, row.MemoryMiB)
+	s.Personal = m.personal(row.Org, spec)
+	shim, err := m.Launcher.Launch(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("launch shim: %w", err)
 	}
@@ -188,12 +201,15 @@ func (m *Manager) launch(ctx context.Context, undo *lifecycle.Undo, row store.Sa
 	return shim, nil
 }
 
-func (m *Manager) shimSpec(id string, memoryMiB int, env map[string]string) ShimSpec {
+func (m *Manager) shimSpec(id string, memoryMiB int) ShimSpec {
 	s := m.Template
 	s.ID, s.Hostname = id, hostname(id)
 	s.MemoryBytes = int64(memoryMiB) << 20
-	s.Env = env
 	return s
+}
+
+func (m *Manager) personal(org string, spec Spec) Personal {
+	return Personal{Env: spec.Env, AllowNet: spec.AllowNet, Ceiling: m.Ceilings.entriesOf(org), Secrets: spec.Secrets}
 }
 
 // run hands a started sandbox to its supervisor and returns its primary

@@ -37,6 +37,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return err
 	}
 	m.sweep(ctx, known)
+	if err := m.sweepAudit(ctx); err != nil {
+		m.Log.Error("remove orphaned audit files", "error", err)
+	}
 	return nil
 }
 

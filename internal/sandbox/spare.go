@@ -6,11 +6,10 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
-	"github.com/atollhq/atoll/internal/link"
 )
 
 // SpareSpec describes the sandboxes that are kept started ahead of their
-// creation: those that a client gets who asks for nothing in particular.
+// creation: those that a client gets who asks for no unusual machine.
 type SpareSpec struct {
 	Count     int // kept ready; 0 keeps none
 	Region    string
@@ -36,13 +35,16 @@ type spares struct {
 	waiters []chan *spare // each of capacity 1; nil is sent when the making failed
 }
 
-// fits reports whether a spare can become this sandbox.
+// fits reports whether a spare can become this sandbox: environment, network
+// and secrets come to it late.
 func (s SpareSpec) fits(spec Spec) bool {
-	return s.Count > 0 && spec.Region == s.Region && spec.MemoryMiB == s.MemoryMiB && len(spec.Env) == 0
+	return s.Count > 0 && spec.Region == s.Region && spec.MemoryMiB == s.MemoryMiB
 }
 
-// takeSpare returns a living spare for spec, or nil when there is none.
-func (m *Manager) takeSpare(ctx context.Context, spec Spec) *spare {
+// takeSpare returns a spare that has become what spec asks for, or nil when
+// there is none. Its id is claimed: the caller must unclaim it. A spare that
+// fails is freed meanwhile.
+func (m *Manager) takeSpare(ctx context.Context, org string, spec Spec) *spare {
 	if !m.Spare.fits(spec) {
 		return nil
 	}
@@ -51,25 +53,48 @@ func (m *Manager) takeSpare(ctx context.Context, spec Spec) *spare {
 		if s == nil {
 			return nil
 		}
-		if s.alive(ctx) {
+		m.claim(s.id)
+		err := m.configure(ctx, s, m.personal(org, spec))
+		if err == nil {
 			return s
 		}
-		m.discard(s)
+		m.unclaim(s.id)
+		m.Log.Warn("configure a spare sandbox", "sandbox_id", s.id, "error", err)
+		m.work.Go(func() { m.discard(s) })
+		if ctx.Err() != nil { // the client has left: it must not use up all spares
+			return nil
+		}
 	}
 }
 
-// probeTimeout is how long a spare may take to show that it is there.
-const probeTimeout = 2 * time.Second
+// configureTimeout is how long a spare may take to become a sandbox. It needs
+// milliseconds; one that hangs must not hold up a creation.
+const configureTimeout = 5 * time.Second
 
-func (s *spare) alive(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+func (m *Manager) configure(ctx context.Context, s *spare, p Personal) error {
+	ctx, cancel := context.WithTimeout(ctx, configureTimeout)
 	defer cancel()
-	conn, err := s.shim.OpenRPC(ctx, link.RPCHeader{MaxMessage: api.StreamChunk})
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
+	return s.shim.Configure(ctx, p)
+}
+
+// claim keeps the audit file that a spare opens from being taken for one that
+// belongs to nobody, until there is a row.
+func (m *Manager) claim(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.claimed[id] = true
+}
+
+func (m *Manager) unclaim(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.claimed, id)
+}
+
+func (m *Manager) isClaimed(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.claimed[id]
 }
 
 func (p *spares) take(ctx context.Context) *spare {
@@ -197,7 +222,9 @@ func (m *Manager) launchSpare(ctx context.Context) (*spare, error) {
 		return nil, err
 	}
 	id := NewID(m.Spare.Region)
-	shim, err := m.Launcher.Launch(ctx, m.shimSpec(id, m.Spare.MemoryMiB, nil))
+	spec := m.shimSpec(id, m.Spare.MemoryMiB)
+	spec.Spare = true
+	shim, err := m.Launcher.Launch(ctx, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -50,6 +49,8 @@ type Spec struct {
 	MemoryMiB int
 	Labels    map[string]string // not nil
 	Env       map[string]string
+	AllowNet  *[]string // in normal form; nil allows what is not refused in every mode
+	Secrets   *Secrets
 	StopAt    time.Time // zero for the lifetime "session"
 }
 
@@ -61,6 +62,7 @@ func DecodeConfig(header string) (api.SandboxConfig, error) {
 		return cfg, invalid("the configuration is larger than %d KiB", MaxConfig>>10)
 	}
 	raw, err := decodeBase64(header)
+	defer clear(raw) // it may hold secrets
 	if err != nil {
 		return cfg, invalid("the header %s is not base64: send the configuration as JSON in base64", api.HeaderConfig)
 	}
@@ -73,9 +75,10 @@ func DecodeConfig(header string) (api.SandboxConfig, error) {
 	}
 	if !utf8.Valid(raw) {
 		raw = fromLatin1(raw)
+		defer clear(raw)
 	}
 	if err := json.Unmarshal(raw, &cfg); err != nil {
-		return cfg, invalid("%s", describeJSON(err))
+		return api.SandboxConfig{}, badJSON(err)
 	}
 	return cfg, nil
 }
@@ -96,12 +99,22 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(s)
 }
 
-// describeJSON turns a decoder's error into a sentence that names the field.
-func describeJSON(err error) string {
-	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && t.Field != "" {
-		return fmt.Sprintf("the field %q has the wrong type: it is a JSON %s", t.Field, t.Value)
+// badJSON turns a decoder's error into one that names the field. It shows the
+// kind of what was found there, never the text.
+func badJSON(err error) error {
+	t, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok || t.Field == "" {
+		return invalid("the configuration is not valid JSON")
 	}
-	return "the configuration is not valid JSON"
+	kind, _, _ := strings.Cut(t.Value, " ") // "number 7"
+	code := CodeInvalidConfig
+	switch field, _, _ := strings.Cut(t.Field, "."); field {
+	case "allow_net":
+		code = CodeInvalidAllowNet
+	case "secrets":
+		code = CodeInvalidSecrets
+	}
+	return errs.New(errs.Invalid, code, "the field %q has the wrong type: it is a JSON %s", t.Field, kind)
 }
 
 // NewSpec validates a configuration at the time now. Unknown fields have been
@@ -123,6 +136,12 @@ func NewSpec(cfg api.SandboxConfig, l Limits, now time.Time) (Spec, error) {
 		return spec, err
 	}
 	if err := spec.check(l); err != nil {
+		return spec, err
+	}
+	if spec.AllowNet, err = readAllowNet(cfg.AllowNet); err != nil {
+		return spec, err
+	}
+	if spec.Secrets, err = readSecrets(cfg); err != nil {
 		return spec, err
 	}
 	return spec, checkLater(cfg, l)

@@ -7,6 +7,8 @@ package sandboxtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/sandbox"
 )
@@ -24,6 +27,8 @@ type Launcher struct {
 	Fail   func(spec sandbox.ShimSpec) error     // makes launches fail; may be nil
 	Agent  func(conn net.Conn, h link.RPCHeader) // serves one stream and closes it; nil is Echo
 	StopBy time.Duration                         // how long a stop takes
+
+	FailConfigure func(id string) error // makes spares fail; may be nil
 
 	mu        sync.Mutex
 	shims     map[string]*Shim
@@ -49,7 +54,7 @@ func (l *Launcher) Launch(ctx context.Context, spec sandbox.ShimSpec) (sandbox.S
 			return nil, err
 		}
 	}
-	s := &Shim{Spec: spec, launcher: l, exited: make(chan sandbox.ShimExit, 1), conns: map[net.Conn]struct{}{}}
+	s := &Shim{Spec: spec, launcher: l, personal: accept(spec.Personal), exited: make(chan sandbox.ShimExit, 1), conns: map[net.Conn]struct{}{}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.shims == nil {
@@ -141,11 +146,78 @@ type Shim struct {
 	launcher *Launcher
 	exited   chan sandbox.ShimExit
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	reason string // why it was stopped
-	dead   bool
-	work   sync.WaitGroup
+	mu       sync.Mutex
+	conns    map[net.Conn]struct{}
+	personal Received
+	late     bool   // personal came with Configure
+	reason   string // why it was stopped
+	dead     bool
+	work     sync.WaitGroup
+}
+
+// Received is what a shim was told of one client's sandbox. It holds the
+// secrets as a real shim does.
+type Received struct {
+	Env      map[string]string
+	AllowNet *[]string
+	Ceiling  []string
+	Secrets  map[string]secret.Spec
+}
+
+func accept(p sandbox.Personal) Received {
+	return Received{Env: p.Env, AllowNet: p.AllowNet, Ceiling: p.Ceiling, Secrets: p.Secrets.Specs()}
+}
+
+// Received returns what the shim was told, and whether it was a spare before.
+func (s *Shim) Received() (r Received, late bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.personal, s.late
+}
+
+// Configure implements sandbox.Shim.
+func (s *Shim) Configure(_ context.Context, p sandbox.Personal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.launcher.FailConfigure; f != nil {
+		if err := f(s.Spec.ID); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.dead:
+		return errs.Unavailable
+	case !s.Spec.Spare || s.late:
+		return errors.New("not a spare")
+	}
+	s.personal, s.late = accept(p), true
+	return nil
+}
+
+// Policy implements sandbox.Shim.
+func (s *Shim) Policy(context.Context) (api.NetworkPolicy, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.policy()
+}
+
+// SetPolicy implements sandbox.Shim.
+func (s *Shim) SetPolicy(_ context.Context, allow *[]string) (api.NetworkPolicy, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.personal.AllowNet = allow
+	return s.policy()
+}
+
+func (s *Shim) policy() (api.NetworkPolicy, error) {
+	if s.dead {
+		return api.NetworkPolicy{}, errs.Unavailable
+	}
+	p := api.NetworkPolicy{AllowNet: s.personal.AllowNet, Ceiling: s.personal.Ceiling, Strict: s.Spec.Strict}
+	for _, name := range slices.Sorted(maps.Keys(s.personal.Secrets)) {
+		p.Secrets = append(p.Secrets, api.NetworkSecret{Name: name, Hosts: s.personal.Secrets[name].Hosts})
+	}
+	return p, nil
 }
 
 // OpenRPC implements sandbox.Shim.

@@ -9,7 +9,6 @@ package launch
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +30,6 @@ import (
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/layout"
-	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/wire"
@@ -70,6 +67,7 @@ var _ sandbox.Launcher = (*Launcher)(nil)
 // and when ctx ends first, nothing is left.
 func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim, error) {
 	shim, err := l.start(ctx, l.wireSpec(s))
+	s.Secrets.Drop() // the shim has them, or nobody needs them any more
 	if err != nil {
 		return nil, err // not a nil *Shim in the interface
 	}
@@ -81,16 +79,33 @@ func (l *Launcher) wireSpec(s sandbox.ShimSpec) wire.Spec {
 		ID: s.ID, Driver: s.Driver, Hostname: s.Hostname,
 		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent, Image: s.Image.File,
 		MemoryBytes: s.MemoryBytes, CPUs: s.CPUs, MaxPIDs: s.MaxPIDs, DiskBytes: s.DiskBytes,
-		Env: s.Env, ExtraRoots: s.ExtraRootsPEM, MaxMessage: s.MaxMessage,
-		Gateway:      wire.Gateway{Exceptions: s.Exceptions, Resolvers: s.Resolvers, OverridesFile: s.HostOverrides},
+		ExtraRoots: s.ExtraRootsPEM, MaxMessage: s.MaxMessage,
+		Personal: personal(s.Personal), Spare: s.Spare,
+		Gateway: wire.Gateway{
+			Exceptions: s.Exceptions, Resolvers: s.Resolvers, OverridesFile: s.HostOverrides,
+			Strict: s.Strict, Proxy: string(s.Proxy), AuditFile: l.auditFile(s), AuditMax: s.AuditMaxBytes,
+		},
 		StartTimeout: l.StartTimeout, LogLevel: l.LogLevel,
 	}
 }
 
+func personal(p sandbox.Personal) wire.Personal {
+	return wire.Personal{Env: p.Env, AllowNet: p.AllowNet, Ceiling: p.Ceiling, Secrets: p.Secrets.Specs()}
+}
+
+func (l *Launcher) auditFile(s sandbox.ShimSpec) string {
+	if s.AuditMaxBytes <= 0 {
+		return ""
+	}
+	return l.Data.Audit(s.ID)
+}
+
 func (l *Launcher) start(ctx context.Context, spec wire.Spec) (*Shim, error) {
 	dir := l.Data.Sandbox(spec.ID)
-	if err := os.MkdirAll(l.Data.Sandboxes(), 0o700); err != nil {
-		return nil, fmt.Errorf("make sandbox directory: %w", err)
+	for _, parent := range []string{l.Data.Sandboxes(), l.Data.Audits()} {
+		if err := os.MkdirAll(parent, 0o700); err != nil {
+			return nil, fmt.Errorf("make sandbox directory: %w", err)
+		}
 	}
 	if err := os.Mkdir(dir.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make sandbox directory: %w", err)
@@ -106,10 +121,6 @@ func (l *Launcher) start(ctx context.Context, spec wire.Spec) (*Shim, error) {
 }
 
 func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
-	var input bytes.Buffer
-	if err := wire.Write(&input, spec); err != nil {
-		return nil, err
-	}
 	log, err := os.OpenFile(l.Data.Sandbox(spec.ID).Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open shim log: %w", err)
@@ -120,14 +131,19 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer func() { _ = output.Close() }()
+	input, err := pipe(spec)
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(l.Binaries.Shim)
 	cmd.Args = []string{"atoll-shim", spec.ID}
 	cmd.Env = shimEnv // the daemon's may hold what is nobody else's business
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = &input, written, log
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, written, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = dialTimeout
 	err = cmd.Start()
 	_ = written.Close()
+	_ = input.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
@@ -140,6 +156,27 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 		return nil, errors.Join(err, endStarting(cmd.Process, reaped))
 	}
 	return l.attach(ctx, spec.ID)
+}
+
+// pipe returns the reading end of a pipe that carries one line and then ends.
+// The line may hold secrets: nothing of it is kept once it is written, or once
+// nobody reads it any more.
+func pipe(v any) (*os.File, error) {
+	line, err := wire.Encode(v)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		clear(line)
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	go func() {
+		_, _ = w.Write(line) // a shim that doesn't read it says so itself
+		clear(line)
+		_ = w.Close()
+	}()
+	return r, nil
 }
 
 // endStarting kills a shim that may not have written its state yet, and waits
@@ -326,108 +363,4 @@ func awaitExit(ctx context.Context, pidfd, pid int) error {
 			return nil
 		}
 	}
-}
-
-// Shim is one running shim.
-type Shim struct {
-	launcher *Launcher
-	id       string
-	socket   string
-	pid      int
-	exited   chan sandbox.ShimExit // one value from watch, then closed
-	ended    chan struct{}         // closed by watch when it knows the exit
-}
-
-// PID is the shim's process.
-func (s *Shim) PID() int { return s.pid }
-
-// Exited delivers the machine's end once and is then closed.
-func (s *Shim) Exited() <-chan sandbox.ShimExit { return s.exited }
-
-// watch ends when the shim does: with a reason, or without one when it was
-// killed.
-func (s *Shim) watch(conn net.Conn, in *bufio.Reader) {
-	defer func() { _ = conn.Close() }()
-	exit := sandbox.ShimExit{Reason: api.StopCrashed, Detail: "its shim ended without a word"}
-	var reply wire.Reply
-	if err := wire.Read(in, &reply); err == nil && reply.Exit != nil {
-		exit = sandbox.ShimExit{Reason: reply.Exit.Reason, Detail: reply.Exit.Detail}
-	}
-	s.exited <- exit
-	close(s.exited)
-	close(s.ended)
-}
-
-// Stop ends the sandbox for one of package api's stop reasons and returns
-// when everything is freed. It also works on a shim that has died.
-func (s *Shim) Stop(ctx context.Context, reason string) error {
-	conn, _, _, err := s.request(ctx, wire.Request{Op: wire.OpStop, Reason: reason})
-	if err == nil {
-		_ = conn.Close()
-		select { // the clean-up kills a shim that has not yet told its watcher
-		case <-s.ended:
-		case <-ctx.Done():
-		}
-	}
-	return s.launcher.Cleanup(ctx, s.id)
-}
-
-// OpenRPC opens a stream of the link for one client's JSON-RPC messages.
-func (s *Shim) OpenRPC(ctx context.Context, h link.RPCHeader) (net.Conn, error) {
-	return s.open(ctx, link.KindRPC, h)
-}
-
-// DialPort opens a TCP connection to a port in the guest.
-func (s *Shim) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
-	return s.open(ctx, link.KindDial, link.DialHeader{Port: port})
-}
-
-func (s *Shim) open(ctx context.Context, kind link.Kind, header any) (net.Conn, error) {
-	raw, err := json.Marshal(header)
-	if err != nil {
-		return nil, fmt.Errorf("encode stream header: %w", err)
-	}
-	conn, in, _, err := s.request(ctx, wire.Request{Op: wire.OpOpen, Kind: kind, Header: raw})
-	if err != nil {
-		return nil, fmt.Errorf("open stream: %w", err)
-	}
-	if in.Buffered() == 0 {
-		return conn, nil
-	}
-	return &buffered{Conn: conn, in: in}, nil
-}
-
-// buffered is a connection of which some bytes were read ahead.
-type buffered struct {
-	net.Conn
-	in *bufio.Reader
-}
-
-func (b *buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
-
-// request sends one request and reads the reply. The connection is the
-// caller's; the reader holds what came after the reply.
-func (s *Shim) request(ctx context.Context, r wire.Request) (net.Conn, *bufio.Reader, wire.Reply, error) {
-	var reply wire.Reply
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "unix", s.socket)
-	if err != nil {
-		return nil, nil, reply, err
-	}
-	interrupt := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
-	in := bufio.NewReaderSize(conn, 4096)
-	err = wire.Write(conn, r)
-	if err == nil {
-		err = wire.Read(in, &reply)
-	}
-	if !interrupt() {
-		err = errors.Join(ctx.Err(), err)
-	}
-	if err == nil && reply.Error != "" {
-		err = errors.New(reply.Error)
-	}
-	if err != nil {
-		return nil, nil, reply, errors.Join(err, conn.Close())
-	}
-	return conn, in, reply, nil
 }

@@ -12,9 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"time"
 
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -36,9 +39,11 @@ type Spec struct {
 	MaxPIDs     int64 `json:"maxPIDs,omitempty"`
 	DiskBytes   int64 `json:"diskBytes"`
 
-	Env        map[string]string `json:"env,omitempty"`
-	ExtraRoots string            `json:"extraRoots,omitempty"` // PEM
-	MaxMessage int               `json:"maxMessage,omitempty"` // bytes in one message from a client; 0 is the default
+	ExtraRoots string `json:"extraRoots,omitempty"` // PEM; guest and gateway trust them beside their own
+	MaxMessage int    `json:"maxMessage,omitempty"` // bytes in one message from a client; 0 is the default
+
+	Personal
+	Spare bool `json:"spare,omitempty"` // Personal is empty and comes with OpConfigure; until then nothing is reachable
 
 	Gateway Gateway `json:"gateway"`
 
@@ -51,7 +56,29 @@ type Gateway struct {
 	Exceptions    []netip.Prefix   `json:"exceptions,omitempty"`    // refused ranges that are allowed all the same
 	Resolvers     []netip.AddrPort `json:"resolvers,omitempty"`     // empty: the host's
 	OverridesFile string           `json:"overridesFile,omitempty"` // host overrides; see package upstream
+	Strict        bool             `json:"strict,omitempty"`        // open TLS for every host
+	Proxy         string           `json:"proxy,omitempty"`         // URL of an upstream proxy; may hold a password
+	AuditFile     string           `json:"auditFile,omitempty"`     // empty keeps no audit
+	AuditMax      int64            `json:"auditMax,omitempty"`      // bytes
 }
+
+// Personal is what one client's sandbox has of its own.
+type Personal struct {
+	Env      map[string]string `json:"env,omitempty"`
+	AllowNet *[]string         `json:"allowNet,omitempty"` // nil is no list
+	Ceiling  []string          `json:"ceiling,omitempty"`  // of the organisation; empty is none
+	Secrets  Secrets           `json:"secrets,omitempty"`
+}
+
+// Secrets are the secrets of a sandbox by name. Their JSON form holds the
+// values, no other form does.
+type Secrets map[string]secret.Spec
+
+// Format implements fmt.Formatter.
+func (Secrets) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "(hidden)") }
+
+// LogValue implements slog.LogValuer.
+func (Secrets) LogValue() slog.Value { return slog.StringValue("(hidden)") }
 
 // Started is the shim's one line on standard output: the agent answered, or
 // why it did not. After it, the shim closes its standard output.
@@ -65,10 +92,12 @@ type Op string
 
 // The requests.
 const (
-	OpOpen   Op = "open"   // open a stream of the link; its bytes follow the reply
-	OpStatus Op = "status" // reply holds the status
-	OpWatch  Op = "watch"  // reply holds the status; a second line comes with the exit
-	OpStop   Op = "stop"   // reply comes when everything is freed
+	OpOpen      Op = "open"      // open a stream of the link; its bytes follow the reply
+	OpStatus    Op = "status"    // reply holds the status
+	OpWatch     Op = "watch"     // reply holds the status; a second line comes with the exit
+	OpStop      Op = "stop"      // reply comes when everything is freed
+	OpConfigure Op = "configure" // make a spare somebody's sandbox; reply comes when it is
+	OpPolicy    Op = "policy"    // reply holds what the sandbox may reach, after the change that is asked for
 )
 
 // Request is the first line on a connection to the socket.
@@ -77,6 +106,14 @@ type Request struct {
 	Kind   link.Kind       `json:"kind,omitempty"`   // with open
 	Header json.RawMessage `json:"header,omitempty"` // with open
 	Reason string          `json:"reason,omitempty"` // with stop
+
+	Personal *Personal  `json:"personal,omitempty"` // with configure
+	Policy   *SetPolicy `json:"policy,omitempty"`   // with policy; nil only asks
+}
+
+// SetPolicy replaces a sandbox's allow-list.
+type SetPolicy struct {
+	AllowNet *[]string `json:"allowNet"` // nil is no list
 }
 
 // Reply answers a Request.
@@ -84,6 +121,8 @@ type Reply struct {
 	Error  string  `json:"error,omitempty"`
 	Status *Status `json:"status,omitempty"`
 	Exit   *Exit   `json:"exit,omitempty"`
+
+	Policy *api.NetworkPolicy `json:"policy,omitempty"`
 }
 
 // Status is a shim's state, also kept in its state file. It holds no secret.
@@ -106,22 +145,39 @@ const MaxLine = 8 << 20
 // ErrLineTooLong is returned for a line over MaxLine.
 var ErrLineTooLong = errors.New("line over the limit")
 
-// Write writes one value as a line.
-func Write(w io.Writer, v any) error {
+// Encode returns a value as a line. Whoever encodes a secret clears the line
+// when it is written.
+func Encode(v any) ([]byte, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode line: %w", err)
+		return nil, fmt.Errorf("encode line: %w", err)
 	}
 	if len(raw) >= MaxLine {
-		return ErrLineTooLong
+		clear(raw)
+		return nil, ErrLineTooLong
 	}
-	_, err = w.Write(append(raw, '\n'))
+	line := append(raw, '\n')
+	if &line[0] != &raw[0] {
+		clear(raw)
+	}
+	return line, nil
+}
+
+// Write writes one value as a line, and keeps nothing of it.
+func Write(w io.Writer, v any) error {
+	line, err := Encode(v)
+	if err != nil {
+		return err
+	}
+	defer clear(line)
+	_, err = w.Write(line)
 	return err
 }
 
 // Read reads one line's value. Bytes behind the line stay in r.
 func Read(r *bufio.Reader, v any) error {
 	var line []byte
+	defer func() { clear(line) }() // it may hold secrets
 	for {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
