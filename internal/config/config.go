@@ -9,6 +9,9 @@
 package config
 
 import (
+	"fmt"
+	"io"
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -76,6 +79,43 @@ type Network struct {
 	Resolvers     []netip.AddrPort
 	HostOverrides string // path of a JSON file, see package upstream
 	ExtraRoots    string // path of a PEM file; empty is the host's own, NoRoots is none
+
+	Ceiling     []string // what no sandbox's allow-list exceeds: entries of allow-lists, or ORG=entry for one organisation
+	Strict      bool     // TLS is opened for every host
+	Proxy       Proxy    // what connections go through; empty is none
+	AuditMaxMiB int      // of one sandbox's audit file; 0 keeps none
+}
+
+// Proxy is the URL of an upstream proxy. It may hold a password: it shows
+// itself only when it is converted to a string.
+type Proxy string
+
+// Format implements fmt.Formatter.
+func (p Proxy) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.shown()) }
+
+// LogValue implements slog.LogValuer.
+func (p Proxy) LogValue() slog.Value { return slog.StringValue(p.shown()) }
+
+func (p Proxy) shown() string {
+	if p == "" {
+		return ""
+	}
+	return "(hidden)"
+}
+
+// Ceilings splits the ceiling into the general entries and those of single
+// organisations, by the name that the operator gave.
+func (n Network) Ceilings() (general []string, orgs map[string][]string) {
+	orgs = map[string][]string{}
+	for _, item := range n.Ceiling {
+		org, entry, named := strings.Cut(item, "=")
+		if named {
+			orgs[org] = append(orgs[org], entry)
+		} else {
+			general = append(general, item)
+		}
+	}
+	return general, orgs
 }
 
 // Log says how the server logs.
@@ -98,6 +138,7 @@ func Default() Server {
 		StopTimeout:      30 * time.Second,
 		ClientDeadAfter:  time.Minute,
 		StoppedRetention: 24 * time.Hour,
+		Network:          Network{AuditMaxMiB: 8},
 		Log:              Log{Level: "info", Format: "text"},
 		AuditMaxMiB:      64,
 	}

@@ -46,7 +46,7 @@ func (f *flag) String() string { return f.given[f.setting.Key] }
 // Type is the word that the help text shows for the value.
 func (f *flag) Type() string {
 	switch f.setting.Key {
-	case "region", "net_exceptions", "resolvers":
+	case "region", "net_exceptions", "resolvers", "net_ceiling":
 		return "list"
 	}
 	return "value"

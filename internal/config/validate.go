@@ -99,6 +99,19 @@ func (n Network) check(c *checklist) {
 		checkFile(c, "extra_roots", n.ExtraRoots)
 	}
 	checkFile(c, "host_overrides", n.HostOverrides)
+	c.require(n.Proxy == "" || validProxy(string(n.Proxy)), "net_proxy", "must be of the form http://host:port, https://host:port, socks5://host:port or socks5h://host:port, with user:password@ before the host where needed")
+	c.require(n.AuditMaxMiB >= 0, "net_audit_max", "must not be negative")
+	for _, item := range n.Ceiling {
+		org, entry, named := strings.Cut(item, "=")
+		c.require(!named || org != "" && entry != "" && !strings.ContainsAny(org, " \t*.:/"), "net_ceiling", "%q is neither a host nor of the form ORG=host", item)
+	}
+}
+
+// validProxy never shows why not: the text may hold a password.
+func validProxy(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) &&
+		u.Hostname() != "" && u.Port() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == ""
 }
 
 func checkFile(c *checklist, key, path string) {

@@ -19,6 +19,7 @@ import (
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/httpapi"
 	"github.com/atollhq/atoll/internal/lifecycle"
 	"github.com/atollhq/atoll/internal/machine"
@@ -104,7 +105,7 @@ func (d *daemon) services() []lifecycle.Service {
 
 func (d *daemon) openData(context.Context) error {
 	data := d.cfg.Data()
-	for _, dir := range []string{data.Dir, data.Sandboxes(), data.Images()} {
+	for _, dir := range []string{data.Dir, data.Sandboxes(), data.Images(), data.Audits()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -196,8 +197,12 @@ func (d *daemon) stopSandboxes(ctx context.Context) error {
 	return err
 }
 
-func (d *daemon) newManager() (*sandbox.Manager, error) {
+func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 	template, err := d.template()
+	if err != nil {
+		return nil, err
+	}
+	ceilings, err := d.ceilings(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +215,7 @@ func (d *daemon) newManager() (*sandbox.Manager, error) {
 	l := d.cfg.Limits
 	return sandbox.NewManager(sandbox.Options{
 		Store: d.store, Launcher: launcher, Observer: observer{d.metrics, d.audit}, Log: d.log,
-		Template:     template,
+		Template: template, Ceilings: ceilings, Data: d.cfg.Data(),
 		Spare:        sandbox.SpareSpec{Count: l.Spares, Region: d.cfg.Regions[0], MemoryMiB: l.MemoryDefaultMiB},
 		MaxSandboxes: l.Sandboxes, MaxPerOrg: l.SandboxesPerOrg, Starts: l.StartLimit(),
 		MinFreeMemory: int64(l.FreeMemoryMiB) << 20, FreeMemory: sandbox.FreeMemory,
@@ -228,10 +233,33 @@ func (d *daemon) template() (sandbox.ShimSpec, error) {
 		CPUs:   l.CPUs, MaxPIDs: int64(l.PIDs), DiskBytes: int64(l.DiskMiB) << 20,
 		MaxMessage: api.MaxClientMessage,
 		Exceptions: n.Exceptions, Resolvers: n.Resolvers, HostOverrides: n.HostOverrides,
+		Strict: n.Strict, Proxy: sandbox.Proxy(n.Proxy), AuditMaxBytes: int64(n.AuditMaxMiB) << 20,
 	}
 	var err error
 	spec.ExtraRootsPEM, err = extraRoots(n.ExtraRoots, hostRootsDir)
 	return spec, err
+}
+
+// ceilings are the operator's allow-lists. One for an organisation that does
+// not exist is a mistake that would leave another without its limit.
+func (d *daemon) ceilings(ctx context.Context) (sandbox.Ceilings, error) {
+	general, named := d.cfg.Network.Ceilings()
+	byID := map[string][]string{}
+	for name, entries := range named {
+		org, err := d.store.Org(ctx, name)
+		if errors.Is(err, errs.NotFound) {
+			return sandbox.Ceilings{}, errs.Wrap(err, errs.Invalid, "INVALID_SETTINGS", "net_ceiling: there is no organisation %q", name)
+		}
+		if err != nil {
+			return sandbox.Ceilings{}, err
+		}
+		byID[org.ID] = append(byID[org.ID], entries...)
+	}
+	c, err := sandbox.NewCeilings(general, byID)
+	if err != nil {
+		return c, errs.Wrap(err, errs.Invalid, "INVALID_SETTINGS", "net_ceiling: %v", err)
+	}
+	return c, nil
 }
 
 // observer feeds metrics and audit log.
@@ -304,9 +332,9 @@ func writeFile(path, text string, mode os.FileMode) error {
 
 // prepareHTTP makes the server that serveHTTP runs: what it serves must exist
 // before sandboxes are found again, and stop after they were let go.
-func (d *daemon) prepareHTTP(context.Context) (err error) {
+func (d *daemon) prepareHTTP(ctx context.Context) (err error) {
 	d.metrics = obs.NewMetrics()
-	if d.manager, err = d.newManager(); err != nil {
+	if d.manager, err = d.newManager(ctx); err != nil {
 		return err
 	}
 	d.http = &http.Server{
