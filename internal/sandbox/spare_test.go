@@ -1,13 +1,19 @@
 package sandbox_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/sandbox"
+	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
 )
 
 // launchTime is how long a launch takes in these tests.
@@ -68,7 +74,6 @@ func TestUnusualSandboxIsStartedForItself(t *testing.T) {
 		for name, spec := range map[string]sandbox.Spec{
 			"memory": {Region: "ord", MemoryMiB: 2048},
 			"region": {Region: "ams", MemoryMiB: 1280},
-			"env":    {Region: "ord", MemoryMiB: 1280, Env: map[string]string{"A": "b"}},
 		} {
 			began := time.Now()
 			spec.StopAt = time.Now().Add(time.Hour)
@@ -78,9 +83,86 @@ func TestUnusualSandboxIsStartedForItself(t *testing.T) {
 			if took := time.Since(began); took != launchTime {
 				w.t.Errorf("%s: took %v, want a whole start", name, took)
 			}
-			if got := w.launcher.Shim(c.ID()).Spec; got.MemoryBytes != int64(spec.MemoryMiB)<<20 || len(got.Env) != len(spec.Env) {
+			if got := w.launcher.Shim(c.ID()).Spec; got.MemoryBytes != int64(spec.MemoryMiB)<<20 || got.Spare {
 				w.t.Errorf("%s: launched %+v", name, got)
 			}
+		}
+	})
+}
+
+// personalSpec is a request for everything that comes to a spare late.
+func personalSpec() sandbox.Spec {
+	return sandbox.Spec{
+		Region: "ord", MemoryMiB: 1280, StopAt: time.Now().Add(time.Hour),
+		Env: map[string]string{"A": "b"}, AllowNet: &[]string{"api.example.com"},
+		Secrets: sandbox.NewSecrets(map[string]secret.Spec{"K": {Hosts: []string{"api.example.com"}, Value: "hunter2"}}),
+	}
+}
+
+func wantPersonal(t *testing.T, got sandboxtest.Received) {
+	t.Helper()
+	want := sandboxtest.Received{
+		Env: map[string]string{"A": "b"}, AllowNet: &[]string{"api.example.com"},
+		Secrets: map[string]secret.Spec{"K": {Hosts: []string{"api.example.com"}, Value: "hunter2"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSpareBecomesAnybodys(t *testing.T) {
+	withSpares(t, 1, func(w *world) {
+		began, spec := time.Now(), personalSpec()
+		c, err := w.Create(w.t.Context(), org, spec)
+		w.must(err)
+		defer c.Close()
+		if took := time.Since(began); took != 0 {
+			w.t.Errorf("the creation took %v", took)
+		}
+		got, late := w.launcher.Shim(c.ID()).Received()
+		if !late {
+			w.t.Error("it was no spare")
+		}
+		wantPersonal(w.t, got)
+		if spec.Secrets.Specs() != nil {
+			w.t.Error("the daemon still holds the secrets")
+		}
+	})
+}
+
+func TestSpareThatCannotBeConfiguredIsReplaced(t *testing.T) {
+	withSpares(t, 1, func(w *world) {
+		ids, err := w.launcher.Leftovers(w.t.Context())
+		w.must(err)
+		w.launcher.FailConfigure = func(string) error { return errors.New("not today") }
+		c, err := w.Create(w.t.Context(), org, personalSpec())
+		w.must(err)
+		defer c.Close()
+		got, late := w.launcher.Shim(c.ID()).Received()
+		if late || c.ID() == ids[0] {
+			w.t.Error("a spare that failed became a sandbox")
+		}
+		wantPersonal(w.t, got)
+		synctest.Wait()
+		if w.launcher.Shim(ids[0]) != nil {
+			w.t.Error("the spare that failed still runs")
+		}
+		if _, err := w.store.Sandbox(w.t.Context(), ids[0]); !errors.Is(err, errs.NotFound) {
+			w.t.Errorf("the spare that failed has a row: %v", err)
+		}
+	})
+}
+
+func TestClientThatLeavesUsesUpOneSpare(t *testing.T) {
+	withSpares(t, 3, func(w *world) {
+		ctx, leave := context.WithCancel(w.t.Context())
+		w.launcher.FailConfigure = func(string) error { leave(); return ctx.Err() }
+		if _, err := w.Create(ctx, org, personalSpec()); err == nil {
+			w.t.Error("created for a client that left")
+		}
+		w.launcher.FailConfigure = nil
+		if n := w.launcher.Running(); n < 2 {
+			w.t.Errorf("%d spares are left", n)
 		}
 	})
 }

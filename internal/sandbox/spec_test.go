@@ -45,6 +45,11 @@ func TestSpec(t *testing.T) {
 		`{"timeout":"30s"}`:            with(func(s *Spec) { s.StopAt = now.Add(30 * time.Second) }),
 		`{"timeout":"15m"}`:            with(func(s *Spec) { s.StopAt = now.Add(15 * time.Minute) }),
 		`{"stop_at_ms":1700000060000}`: with(func(s *Spec) { s.StopAt = now.Add(time.Minute) }),
+		`{"allow_net":null}`:           plain,
+		`{"allow_net":[]}`:             with(func(s *Spec) { s.AllowNet = &[]string{} }),
+		`{"allow_net":["Example.COM.","*.example.org:443"]}`: with(func(s *Spec) {
+			s.AllowNet = &[]string{"example.com", "*.example.org:443"}
+		}),
 		`{"labels":{"a":""},"region":"ams","env":{"A":"b"}}`: with(func(s *Spec) {
 			s.Labels = map[string]string{"a": ""}
 			s.Region = "ams"
@@ -99,16 +104,10 @@ func TestBadSpecs(t *testing.T) {
 		`{"volumes":{"/d":"v"}}`:                      CodeNotSupported,
 		`{"volumes":{"d":"v"}}`:                       CodeInvalidConfig,
 		`{"volumes":7}`:                               CodeInvalidConfig,
-		`{"allow_net":[]}`:                            CodeNotSupported,
-		`{"allow_net":["example.com"]}`:               CodeNotSupported,
-		`{"allow_net":[""]}`:                          CodeInvalidConfig,
-		`{"secrets":{"K":{"hosts":["example.com"],"value":"v"}}}`: CodeNotSupported,
-		`{"secrets":{"K":{"hosts":[],"value":"v"}}}`:              CodeInvalidConfig,
-		`{"secrets":{"K":"v"}}`:                                   CodeInvalidConfig,
-		`{"ssh":true}`:                                            CodeNotSupported,
-		`{"port":8000}`:                                           CodeNotSupported,
-		`{"port":0}`:                                              CodeInvalidConfig,
-		`{"isolation":"microvm"}`:                                 "UNSUPPORTED_ISOLATION",
+		`{"ssh":true}`:                                CodeNotSupported,
+		`{"port":8000}`:                               CodeNotSupported,
+		`{"port":0}`:                                  CodeInvalidConfig,
+		`{"isolation":"microvm"}`:                     "UNSUPPORTED_ISOLATION",
 	} {
 		_, err := parse(t, text)
 		if err == nil {
@@ -118,13 +117,6 @@ func TestBadSpecs(t *testing.T) {
 		if got := errs.Public(err).Code; got != code {
 			t.Errorf("%s: code %s, want %s (%v)", text, got, code, err)
 		}
-	}
-}
-
-func TestRefusedFieldIsNamedAndSecretsAreNot(t *testing.T) {
-	_, err := parse(t, `{"secrets":{"K":{"hosts":["example.com"],"value":"hunter2"}}}`)
-	if err == nil || !strings.Contains(err.Error(), `"secrets"`) || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("error = %v", err)
 	}
 }
 
