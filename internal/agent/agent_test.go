@@ -109,10 +109,20 @@ func (s *shim) dial(kind link.Kind, header any) net.Conn {
 
 func (s *shim) configure(cfg link.Config) link.Ready {
 	s.t.Helper()
+	return s.tell(func(w io.Writer) error { return link.SendControl(w, cfg) })
+}
+
+func (s *shim) update(u link.Update) link.Ready {
+	s.t.Helper()
+	return s.tell(func(w io.Writer) error { return link.SendUpdate(w, u) })
+}
+
+func (s *shim) tell(send func(io.Writer) error) link.Ready {
+	s.t.Helper()
 	if s.control == nil {
 		s.control = s.dial(link.KindControl, struct{}{})
 	}
-	if err := link.SendControl(s.control, cfg); err != nil {
+	if err := send(s.control); err != nil {
 		s.t.Fatal(err)
 	}
 	var ready link.Ready
@@ -157,6 +167,32 @@ func TestServesCallsOnceConfigured(t *testing.T) {
 	}
 	if out, err := early.Stream(*r.StdoutStreamID).All(); err != nil || string(out) != "hi\n" {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	s := start(t)
+	if ready := s.update(link.Update{Env: map[string]string{"A": "b"}}); ready.Error == "" {
+		t.Error("an update before the configuration is accepted")
+	}
+	s.configure(testConfig(s.home()))
+	_, text := testCertificate(t)
+	update := link.Update{Env: map[string]string{"FROM": "update", "LATE": "yes"}, ExtraRoots: text}
+	if ready := s.update(update); ready != (link.Ready{Version: "1"}) {
+		t.Fatalf("got %+v", ready)
+	}
+	var env map[string]string
+	if err := rpctest.On(t, s.dial(link.KindRPC, link.RPCHeader{})).Call("envToObject", struct{}{}, &env); err != nil {
+		t.Fatal(err)
+	}
+	if env["FROM"] != "update" || env["LATE"] != "yes" || env["NODE_EXTRA_CA_CERTS"] == "" {
+		t.Errorf("the environment is %v", env)
+	}
+	if got, err := os.ReadFile(filepath.Join(s.root, rootsBundle)); err != nil || !strings.Contains(string(got), text) {
+		t.Errorf("bundle: %q, %v", got, err)
+	}
+	if ready := s.update(link.Update{Env: map[string]string{"A=B": "c"}}); ready.Error == "" {
+		t.Error("a variable that is none is accepted")
 	}
 }
 

@@ -3,10 +3,13 @@ package serve
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -43,10 +46,15 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func start(t *testing.T, cfg config.Server, l *sandboxtest.Launcher) *server {
 	t.Helper()
+	return startLogging(t, cfg, l, quiet)
+}
+
+func startLogging(t *testing.T, cfg config.Server, l *sandboxtest.Launcher, log *slog.Logger) *server {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- RunWith(ctx, cfg, quiet, Options{Launcher: l, Version: "test", Ready: func(url string) { ready <- url }})
+		ended <- RunWith(ctx, cfg, log, Options{Launcher: l, Version: "test", Ready: func(url string) { ready <- url }})
 	}()
 	s := &server{t: t}
 	s.stop = sync.OnceFunc(func() {
@@ -171,6 +179,17 @@ func TestStartFailsCleanly(t *testing.T) {
 	}
 }
 
+func TestCeilingThatIsNone(t *testing.T) {
+	for _, bad := range []string{"a b", "nobody=example.com"} {
+		cfg := settings(t)
+		cfg.Network.Ceiling = []string{bad}
+		err := RunWith(t.Context(), cfg, quiet, Options{Launcher: &sandboxtest.Launcher{}})
+		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "net_ceiling") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
 func TestTokensBesideARunningServer(t *testing.T) {
 	cfg := settings(t)
 	if _, err := OpenTokens(t.Context(), cfg, quiet); !errors.Is(err, errs.NotFound) {
@@ -210,21 +229,48 @@ func TestTokensBesideARunningServer(t *testing.T) {
 	}
 }
 
+// TestNoSecretOnDisk looks through all that the server has written and logged.
 func TestNoSecretOnDisk(t *testing.T) {
+	const value = "correct-horse-battery"
 	cfg := settings(t)
-	s := start(t, cfg, &sandboxtest.Launcher{})
-	secret := token(t, cfg)
-	ws, _ := s.dial("/api/v3/sandboxes/create", secret)
-	roundTrip(t, ws)
+	cfg.Network.Proxy = "http://user:" + value + "@proxy:3128"
+	var logged bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	s := startLogging(t, cfg, &sandboxtest.Launcher{}, log)
+	access := token(t, cfg)
+	for _, config := range []string{
+		`{"secrets":{"K":{"hosts":["h.example"],"value":"` + value + `"}}}`,
+		`{"secrets":{"K":{"hosts":["h.example"],"value":"` + value + `\n"}}}`,
+		`{"allow_net":[],"secrets":{"K":{"hosts":["h.example"],"value":"` + value + `"}}}`,
+	} {
+		h := http.Header{"Authorization": {"Bearer " + access}, api.HeaderConfig: {base64.StdEncoding.EncodeToString([]byte(config))}}
+		ws, resp, err := websocket.Dial(t.Context(), s.url+"/api/v3/sandboxes/create", &websocket.DialOptions{HTTPHeader: h})
+		if err == nil {
+			roundTrip(t, ws)
+			_ = ws.CloseNow()
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusBadRequest || bytes.Contains(body, []byte(value)) {
+			t.Errorf("%s: %d %s", config, resp.StatusCode, body)
+		}
+	}
 	s.stop()
-	for _, path := range []string{cfg.Data().Database(), cfg.Data().Database() + "-wal", cfg.Data().AuditLog()} {
+	err := filepath.WalkDir(cfg.DataDir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() || path == cfg.Data().TokenFile() {
+			return err
+		}
 		raw, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.Fatal(err)
+		if bytes.Contains(raw, []byte(value)) || bytes.Contains(raw, []byte(access)) {
+			t.Errorf("%s holds a secret", path)
 		}
-		if bytes.Contains(raw, []byte(secret)) {
-			t.Errorf("%s holds the token", path)
-		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if text := logged.String(); strings.Contains(text, value) || strings.Contains(text, access) {
+		t.Errorf("the log holds a secret: %s", text)
 	}
 }
 

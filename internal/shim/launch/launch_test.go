@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/sandbox"
+	"github.com/atollhq/atoll/internal/shim/wire"
 )
 
 // scripted returns a launcher whose shim is a shell script. $dir is the data
@@ -110,5 +113,51 @@ func TestAttachTellsDeadFromUnanswered(t *testing.T) {
 	_ = listener.Close()
 	if _, err := l.Attach(t.Context(), "sbx"); !errors.Is(err, errs.NotFound) {
 		t.Errorf("a dead shim's socket: %v", err)
+	}
+}
+
+// TestSecretsGoToStandardInputOnly: the shim reads them there; no file, no
+// argument, no variable, no log and no error holds them.
+func TestSecretsGoToStandardInputOnly(t *testing.T) {
+	const value = "hunter2 hunter2"
+	l := scripted(t, `grep -q "hunter2" || exit 1; cat /proc/$$/cmdline /proc/$$/environ $dir/sandboxes/sbx/* > $dir/seen; echo '{"error":"as planned"}'`)
+	log := new(bytes.Buffer)
+	l.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	spec := sandbox.ShimSpec{ID: "sbx", Proxy: "http://user:hunter2@proxy:1", AuditMaxBytes: 1, Personal: sandbox.Personal{
+		Secrets: sandbox.NewSecrets(map[string]secret.Spec{"K": {Hosts: []string{"h"}, Value: value}}),
+	}}
+	_, err := l.Launch(t.Context(), spec)
+	if err == nil || !strings.Contains(err.Error(), "as planned") {
+		t.Fatalf("launch: %v", err)
+	}
+	if spec.Secrets.Specs() != nil {
+		t.Error("the daemon still holds the secrets")
+	}
+	shown := log.String() + err.Error()
+	script := l.Binaries.Shim
+	err = filepath.WalkDir(l.Data.Dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() || path == script {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		shown += string(raw)
+		return err
+	})
+	if err != nil || strings.Contains(shown, "hunter2") {
+		t.Errorf("a secret is shown (%v): %s", err, shown)
+	}
+}
+
+// TestPipeIsNotKeptForNobody: a line that nobody reads holds up nobody.
+func TestPipeIsNotKeptForNobody(t *testing.T) {
+	r, err := pipe(wire.Spec{ID: strings.Repeat("x", 1<<20)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pipe(wire.Spec{ID: strings.Repeat("x", wire.MaxLine)}); !errors.Is(err, wire.ErrLineTooLong) {
+		t.Errorf("error = %v", err)
 	}
 }
