@@ -146,6 +146,9 @@ type NIC struct {
 	Kind NICKind
 	File *os.File
 	MTU  int
+	// NoChecksums is set where the guest's stack neither computes nor verifies
+	// the checksums of TCP and UDP: packets stay in this machine's memory.
+	NoChecksums bool
 }
 
 // State is enough to find a machine again. Detail belongs to the driver.

@@ -21,6 +21,7 @@ import (
 // Atoll around it.
 type bare struct {
 	runsc, dir string
+	network    string // runsc's kind of network
 	next       int
 }
 
@@ -29,18 +30,19 @@ func newBare(b *bench) (*bare, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &bare{runsc: b.server.Program("runsc"), dir: dir}
+	r := &bare{runsc: b.server.Program("runsc"), dir: dir, network: "none"}
 	for _, d := range []string{"root", "disk", "state", "echo", "sleep"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	return r, errors.Join(r.bundle("echo", "/bin/bash", "-c", "echo hello"), r.bundle("sleep", "/bin/sleep", "600"))
+	return r, errors.Join(r.bundle("echo", "", "/bin/bash", "-c", "echo hello"), r.bundle("sleep", "", "/bin/sleep", "600"))
 }
 
 func (r *bare) remove() { _ = os.RemoveAll(r.dir) }
 
-func (r *bare) bundle(name string, args ...string) error {
+// bundle writes a bundle; an empty netns is a network of its own.
+func (r *bare) bundle(name, netns string, args ...string) error {
 	raw, err := json.Marshal(&specs.Spec{
 		Version: specs.Version, Hostname: "bare",
 		Root:    &specs.Root{Path: filepath.Join(r.dir, "root")},
@@ -56,7 +58,7 @@ func (r *bare) bundle(name string, args ...string) error {
 		},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
 			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
-			{Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+			{Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace, Path: netns},
 		}},
 	})
 	if err != nil {
@@ -66,7 +68,7 @@ func (r *bare) bundle(name string, args ...string) error {
 }
 
 func (r *bare) command(ctx context.Context, args ...string) *exec.Cmd {
-	flags := []string{"--root=" + filepath.Join(r.dir, "state"), "--network=none", "--ignore-cgroups", "--host-settings=ignore"}
+	flags := []string{"--root=" + filepath.Join(r.dir, "state"), "--network=" + r.network, "--ignore-cgroups", "--host-settings=ignore"}
 	return exec.CommandContext(ctx, r.runsc, append(flags, args...)...)
 }
 
@@ -113,4 +115,31 @@ func (r *bare) exec(ctx context.Context, id string) (time.Duration, error) {
 	began := time.Now()
 	err := r.command(ctx, "exec", id, "/bin/true").Run()
 	return time.Since(began), err
+}
+
+// newBareNetwork is a bare machine on runsc's own network, in a namespace.
+func newBareNetwork(b *bench, v *veth) (*bare, error) {
+	r, err := newBare(b)
+	if err != nil {
+		return nil, err
+	}
+	r.network = "sandbox"
+	for _, way := range []string{"d", "u"} {
+		name := "transfer-" + way
+		err = errors.Join(err, os.Mkdir(filepath.Join(r.dir, name), 0o700), r.bundle(name, "/run/netns/"+v.name,
+			"/usr/bin/python3", "-c", transfer, vethHost, v.peer.port(), way, fmt.Sprint(transferSize)))
+	}
+	return r, err
+}
+
+// transfer makes one transfer in a container of its own.
+func (r *bare) transfer(ctx context.Context, way string) (time.Duration, error) {
+	r.next++
+	cmd := r.command(ctx, "run", "--bundle="+filepath.Join(r.dir, "transfer-"+way), fmt.Sprintf("bench-%d-%d", os.Getpid(), r.next))
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("bare runsc run: %w: %s", err, stderr.String())
+	}
+	return parseSeconds(stdout.String(), stderr.String())
 }

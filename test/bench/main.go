@@ -53,6 +53,7 @@ var figures = []struct {
 	{"calls", callsFigure},
 	{"files", filesFigure},
 	{"memory", memoryFigure},
+	{"transfer", transferFigure},
 }
 
 func main() {

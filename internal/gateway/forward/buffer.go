@@ -10,44 +10,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// buffer holds the largest segment or datagram.
-type buffer [64 << 10]byte
+// The sizes of buffers, in bytes. Where the card takes packets of 65520 bytes,
+// this is what the payload of one holds, whatever its headers: what is read at
+// once goes on without a small packet at its end.
+const (
+	payload    = 65448
+	smallSize  = payload
+	packetSize = 64 << 10    // any datagram
+	largeSize  = 4 * payload // fewer reads, and fewer times that somebody is woken
+)
 
-var pool = sync.Pool{New: func() any { return new(buffer) }}
+// buffer is memory that belongs to a pool.
+type buffer struct {
+	bytes []byte
+	pool  *pool
+}
 
-func take() *buffer { return pool.Get().(*buffer) }
+// pool lends buffers of one size.
+type pool struct{ free sync.Pool }
+
+func newPool(size int) *pool {
+	p := new(pool)
+	p.free.New = func() any { return &buffer{bytes: make([]byte, size), pool: p} }
+	return p
+}
+
+func (p *pool) take() *buffer { return p.free.Get().(*buffer) }
+
+var small, packets, large = newPool(smallSize), newPool(packetSize), newPool(largeSize)
 
 // release gives a buffer back. It ignores nil.
 func release(b *buffer) {
 	if b != nil {
-		pool.Put(b)
+		b.pool.free.Put(b)
 	}
 }
 
 // reader returns a function that waits until c has something and reads it
 // into a buffer taken only then. For connections without a descriptor the
 // buffer is taken at once. With stream set, zero bytes mean the end.
-func reader(c net.Conn, stream bool) func() (*buffer, int, error) {
+func reader(c net.Conn, stream bool, from *pool) func() (*buffer, int, error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return func() (*buffer, int, error) { return readInto(c) }
+		return func() (*buffer, int, error) { return readInto(c, from) }
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return func() (*buffer, int, error) { return readInto(c) }
+		return func() (*buffer, int, error) { return readInto(c, from) }
 	}
-	return func() (*buffer, int, error) { return readRaw(raw, stream) }
+	return func() (*buffer, int, error) { return readRaw(raw, stream, from) }
 }
 
-func readInto(r io.Reader) (*buffer, int, error) {
-	buf := take()
-	n, err := r.Read(buf[:])
+func readInto(r io.Reader, from *pool) (*buffer, int, error) {
+	buf := from.take()
+	n, err := r.Read(buf.bytes)
 	return buf, n, err
 }
 
-func readRaw(raw syscall.RawConn, stream bool) (buf *buffer, n int, err error) {
+func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, err error) {
 	werr := raw.Read(func(fd uintptr) bool {
-		buf = take()
+		buf = from.take()
 		n, err = readOnce(int(fd), buf)
 		if err == unix.EAGAIN {
 			release(buf)
@@ -70,7 +92,7 @@ func readRaw(raw syscall.RawConn, stream bool) (buf *buffer, n int, err error) {
 // readOnce is read(2), repeated when a signal interrupts it.
 func readOnce(fd int, buf *buffer) (int, error) {
 	for {
-		n, err := unix.Read(fd, buf[:])
+		n, err := unix.Read(fd, buf.bytes)
 		if err != unix.EINTR {
 			return max(n, 0), err
 		}

@@ -22,7 +22,7 @@ type pipeEnd struct {
 
 func newPipeEnd() (end *pipeEnd, far net.Conn) {
 	near, far := net.Pipe()
-	return &pipeEnd{newUpEnd(near), make(chan struct{}, 4)}, far
+	return &pipeEnd{newUpEnd(near, small), make(chan struct{}, 4)}, far
 }
 
 func (p *pipeEnd) Abort() {
@@ -101,13 +101,13 @@ func TestReaderDistinguishesEmptyDatagramFromEnd(t *testing.T) {
 	if _, err := c.WriteTo(nil, d.LocalAddr()); err != nil {
 		t.Fatal(err)
 	}
-	buf, n, err := reader(d, false)()
+	buf, n, err := reader(d, false, packets)()
 	release(buf)
 	if n != 0 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	_ = d.SetReadDeadline(time.Now().Add(time.Millisecond))
-	if _, _, err := reader(d, false)(); err == nil {
+	if _, _, err := reader(d, false, packets)(); err == nil {
 		t.Error("no error after the deadline")
 	}
 }
@@ -127,8 +127,8 @@ func TestReaderReportsSocketErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newUpEnd(b).Abort()
-	buf, _, err := reader(a, true)()
+	newUpEnd(b, small).Abort()
+	buf, _, err := reader(a, true, small)()
 	release(buf)
 	if !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("got %v", err)

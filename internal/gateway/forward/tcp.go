@@ -29,6 +29,14 @@ func bufferFor(n int64) int {
 	return max(minBuffer, int(bufferBudget/(2*n)))
 }
 
+// poolFor returns where the nth open connection takes its buffers from.
+func poolFor(n int64) *pool {
+	if n <= freelyGrowing {
+		return large
+	}
+	return small
+}
+
 // HandleTCP implements netstack.Handler. It returns when the connection ends.
 func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	if !f.begin() {
@@ -58,7 +66,8 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 		_ = up.Close()
 		return
 	}
-	relay(f.ctx, &guestEnd{guest}, newUpEnd(up))
+	from := poolFor(open)
+	relay(f.ctx, &guestEnd{guest, from}, newUpEnd(up, from))
 }
 
 // end is one side of a relay.
@@ -102,7 +111,7 @@ func pump(dst, src end) error {
 		buf, n, err := src.next()
 		var lost error
 		if n > 0 {
-			_, lost = dst.Write(buf[:n])
+			_, lost = dst.Write(buf.bytes[:n])
 		}
 		release(buf)
 		switch {
@@ -119,13 +128,12 @@ func pump(dst, src end) error {
 // guestEnd is the guest's side of a TCP relay.
 type guestEnd struct {
 	*netstack.Conn
+	from *pool
 }
 
 func (g *guestEnd) next() (*buffer, int, error) {
 	g.AwaitRead()
-	buf := take()
-	n, err := g.Read(buf[:])
-	return buf, n, err
+	return readInto(g, g.from)
 }
 
 // upEnd is the world's side of a TCP relay.
@@ -134,7 +142,7 @@ type upEnd struct {
 	wait func() (*buffer, int, error)
 }
 
-func newUpEnd(c net.Conn) *upEnd { return &upEnd{Conn: c, wait: reader(c, true)} }
+func newUpEnd(c net.Conn, from *pool) *upEnd { return &upEnd{Conn: c, wait: reader(c, true, from)} }
 
 func (u *upEnd) next() (*buffer, int, error) { return u.wait() }
 

@@ -132,10 +132,10 @@ func (fl *flow) fromGuest(up net.Conn) {
 	defer fl.close()
 	for {
 		fl.guest.AwaitRead()
-		buf, n, err := readInto(fl.guest)
+		buf, n, err := readInto(fl.guest, packets)
 		if err == nil {
 			fl.touch()
-			_, _ = up.Write(buf[:n]) // lost, like any datagram
+			_, _ = up.Write(buf.bytes[:n]) // lost, like any datagram
 		}
 		release(buf)
 		if err != nil {
@@ -145,13 +145,13 @@ func (fl *flow) fromGuest(up net.Conn) {
 }
 
 func (fl *flow) fromUp(up net.Conn) {
-	next := reader(up, false)
+	next := reader(up, false, packets)
 	for {
 		_ = up.SetReadDeadline(time.Now().Add(flowIdle - fl.idleFor() + time.Second))
 		buf, n, err := next()
 		if err == nil {
 			fl.touch()
-			_, _ = fl.guest.Write(buf[:n])
+			_, _ = fl.guest.Write(buf.bytes[:n])
 		}
 		release(buf)
 		switch {

@@ -36,6 +36,7 @@ type wire interface {
 // with two fixed addresses, so that the stack above sees IP packets only.
 type card struct {
 	net  machine.Network
+	caps stack.LinkEndpointCapabilities
 	log  *slog.Logger
 	wire wire
 	done sync.WaitGroup // the reading goroutine
@@ -58,7 +59,10 @@ func newCard(nic machine.NIC, n machine.Network, log *slog.Logger) (*card, error
 	if err != nil {
 		return nil, fmt.Errorf("attach NIC: %w", err)
 	}
-	c := &card{net: n, log: log}
+	c := &card{net: n, log: log, caps: stack.CapabilityRXChecksumOffload}
+	if nic.NoChecksums {
+		c.caps |= stack.CapabilityTXChecksumOffload
+	}
 	switch nic.Kind {
 	case machine.NICTap:
 		c.wire, err = newTap(file)
@@ -206,9 +210,7 @@ func (c *card) SetLinkAddress(tcpip.LinkAddress) {}
 
 // Capabilities spares the verification of checksums: the packets never leave
 // this machine's memory, and a guest that lies about them hurts only itself.
-func (c *card) Capabilities() stack.LinkEndpointCapabilities {
-	return stack.CapabilityRXChecksumOffload
-}
+func (c *card) Capabilities() stack.LinkEndpointCapabilities { return c.caps }
 
 // ARPHardwareType tells the stack that there is no Ethernet to resolve.
 func (c *card) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }

@@ -103,7 +103,7 @@ func (m *gvisorMachine) launch(s machine.Spec) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.AttachNIC(machine.NIC{Kind: machine.NICTap, File: tap, MTU: s.Network.MTU}); err != nil {
+	if err := s.AttachNIC(machine.NIC{Kind: machine.NICTap, File: tap, MTU: s.Network.MTU, NoChecksums: true}); err != nil {
 		return nil, errors.Join(fmt.Errorf("attach network card: %w", err), tap.Close())
 	}
 	if err := writeSpec(s, m.group); err != nil {
