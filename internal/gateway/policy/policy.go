@@ -68,22 +68,73 @@ const (
 	RuleHost      = "the host's own address"
 	RuleOwn       = "the sandbox's own network"
 	RuleMalformed = "not a destination"
+	RuleNotListed = "not in the allow-list"
+	RuleCeiling   = "outside the operator's ceiling"
+	RuleUDP       = "UDP is refused under an allow-list"
 )
 
 // Decide answers a query. An address is judged in all its spellings: an IPv6
 // address that carries an IPv4 address is refused when either is.
 func (p Policy) Decide(q Query) Decision {
+	if q.Name != "" {
+		if normal, err := NormalName(q.Name); err != nil || normal != q.Name {
+			return Decision{Rule: RuleMalformed}
+		}
+	}
 	switch q.Proto {
 	case DNS:
-		return Decision{Allow: true, Rule: RuleOpen}
+		if q.Name == "" {
+			return Decision{Allow: p.Allow == nil && p.Ceiling == nil, Rule: RuleOpen}
+		}
+		return p.decideLists(q)
 	case TCP, UDP:
 	default:
 		return Decision{Rule: RuleMalformed}
 	}
-	if !q.Addr.IsValid() || q.Addr.Zone() != "" || q.Port == 0 {
+	if q.Port == 0 || !q.Addr.IsValid() && q.Name == "" || q.Addr.Zone() != "" {
 		return Decision{Rule: RuleMalformed}
 	}
-	return p.DecideAddr(q.Addr)
+	return p.decideConnection(q)
+}
+
+func (p Policy) decideConnection(q Query) Decision {
+	if q.Proto == UDP && (p.Allow != nil || p.Ceiling != nil) {
+		return Decision{Rule: RuleUDP}
+	}
+	lists := p.decideLists(q)
+	if !lists.Allow || !q.Addr.IsValid() {
+		return lists
+	}
+	if d := p.DecideAddr(q.Addr); !d.Allow || p.Allow == nil && p.Ceiling == nil {
+		return d
+	}
+	return lists
+}
+
+// decideLists judges by the sandbox's list and the operator's. The rule that
+// allows is the sandbox's own where it has one.
+func (p Policy) decideLists(q Query) Decision {
+	own, ok := match(p.Allow, q)
+	if !ok {
+		return Decision{Rule: RuleNotListed}
+	}
+	ceiling, ok := match(p.Ceiling, q)
+	switch {
+	case !ok:
+		return Decision{Rule: RuleCeiling}
+	case own != "":
+		return Decision{Allow: true, Rule: own}
+	case ceiling != "":
+		return Decision{Allow: true, Rule: ceiling}
+	}
+	return Decision{Allow: true, Rule: RuleOpen}
+}
+
+func match(l *List, q Query) (entry string, ok bool) {
+	if q.Name != "" {
+		return l.MatchName(q.Name, q.Port)
+	}
+	return l.MatchAddr(q.Addr, q.Port)
 }
 
 // DecideAddr answers whether an address may be reached at all, on any port:

@@ -123,7 +123,7 @@ func runscArgs(s machine.Spec) []string {
 		"--overlay2=root:dir=" + diskDir(s.Dir) + ",size=" + diskSize(s.DiskBytes),
 		"--allow-suid=true", // sudo
 		"--net-raw=false",
-		"--tx-checksum-offload=true", // see machine.NIC
+		"--tx-checksum-offload=true",     // see machine.NIC
 		"--gofer-network-namespace=host", // runsc's own, which is the machine's
 		"--host-uds=none",
 		"--host-fifo=none",
