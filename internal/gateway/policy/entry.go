@@ -160,11 +160,12 @@ func NormalName(name string) (string, error) {
 
 // toASCII refuses what would become something else if it were mapped again.
 func toASCII(name string) (string, error) {
-	if strings.IndexFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 && !strings.Contains(name, "xn--") {
-		return strings.ToLower(name), nil
-	}
 	if !utf8.ValidString(name) {
 		return "", errName
+	}
+	name = strings.ToLower(name)
+	if strings.IndexFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 && !strings.Contains(name, "xn--") {
+		return name, nil
 	}
 	ascii, err := profile.ToASCII(name)
 	if err != nil {
