@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -53,6 +54,12 @@ type Config struct {
 	Decide func(policy.Query) policy.Decision
 	// DecideAddr judges the addresses in answers.
 	DecideAddr func(netip.Addr) policy.Decision
+	// Virtual tells which names are answered with virtual addresses, which
+	// come from Names. Nil means none.
+	Virtual func(name string) bool
+	Names   *names.Table
+	// Refused is told of each question that the policy refuses. It may be nil.
+	Refused func(name, rule string)
 
 	MaxInFlight int // queries at a time
 	Log         *slog.Logger
@@ -61,12 +68,13 @@ type Config struct {
 // Server answers queries.
 type Server struct {
 	cfg   Config
+	cache *cache
 	slots chan struct{} // one element per query in flight
 }
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, slots: make(chan struct{}, cfg.MaxInFlight)}
+	return &Server{cfg: cfg, cache: newCache(), slots: make(chan struct{}, cfg.MaxInFlight)}
 }
 
 // Answer answers one message from the guest. With udp set, the answer is cut
@@ -98,10 +106,32 @@ func (s *Server) TryAcquire() (release func(), ok bool) {
 func (s *Server) resolve(ctx context.Context, q dnsmessage.Question) dnsmessage.Message {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	if addr, ok := reverseAddr(Canonical(q.Name)); ok && names.IsVirtual(addr) {
+		return s.reverseName(q, addr)
+	}
 	if code := s.judge(q); code != dnsmessage.RCodeSuccess {
 		return refusal(code)
 	}
-	m, err := s.cfg.Resolver.Resolve(ctx, q)
+	if s.isVirtual(Canonical(q.Name)) {
+		return s.virtual(ctx, q)
+	}
+	return s.ask(ctx, q)
+}
+
+// ask asks upstream. The question's letters are in lower case there: a guest
+// could say something with them.
+func (s *Server) ask(ctx context.Context, q dnsmessage.Question) dnsmessage.Message {
+	lower, err := dnsmessage.NewName(strings.ToLower(q.Name.String()))
+	if err != nil {
+		return refusal(dnsmessage.RCodeFormatError)
+	}
+	asked := dnsmessage.Question{Name: lower, Type: q.Type, Class: q.Class}
+	var m dnsmessage.Message
+	if q.Type == dnsmessage.TypeA || q.Type == dnsmessage.TypeAAAA {
+		m, err = s.cache.resolve(ctx, s.cfg.Resolver, asked)
+	} else {
+		m, err = s.cfg.Resolver.Resolve(ctx, asked)
+	}
 	if err != nil {
 		s.cfg.Log.Debug("resolve failed", "name", q.Name.String(), "error", err)
 		return refusal(dnsmessage.RCodeServerFailure)
@@ -125,6 +155,9 @@ func (s *Server) judge(q dnsmessage.Question) dnsmessage.RCode {
 	}
 	if d := s.cfg.Decide(policy.Query{Proto: policy.DNS, Name: name}); !d.Allow {
 		s.cfg.Log.Debug("refused", "proto", "dns", "name", name, "rule", d.Rule)
+		if s.cfg.Refused != nil {
+			s.cfg.Refused(name, d.Rule)
+		}
 		return dnsmessage.RCodeRefused
 	}
 	return dnsmessage.RCodeSuccess
@@ -164,11 +197,17 @@ func (s *Server) filter(m dnsmessage.Message, q dnsmessage.Question) dnsmessage.
 	for _, r := range m.Answers[:min(len(m.Answers), maxAnswers)] {
 		if addr, ok := recordAddr(r.Body); ok {
 			hadAddr = true
-			if d := s.cfg.DecideAddr(addr); !d.Allow {
+			if d := s.decideAddr(addr); !d.Allow {
 				s.cfg.Log.Debug("answer dropped", "name", q.Name.String(), "addr", addr, "rule", d.Rule)
 				continue
 			}
 			hasAddr = true
+			if s.cfg.Names != nil {
+				s.cfg.Names.Note(Canonical(q.Name), addr)
+			}
+		}
+		if strings.EqualFold(r.Header.Name.String(), q.Name.String()) {
+			r.Header.Name = q.Name // in the guest's letters
 		}
 		out.Answers = append(out.Answers, r)
 	}
