@@ -120,26 +120,30 @@ func (c Ceilings) check(org string, allow *[]string, secrets *Secrets) error {
 // example returns one destination that an entry in normal form allows. Port 0
 // is any port.
 func example(entry string) (name string, addr netip.Addr, port uint16) {
-	if prefix, err := netip.ParsePrefix(entry); err == nil {
-		return "", prefix.Addr(), 0
+	if a, ok := firstAddr(entry); ok {
+		return "", a, 0
 	}
 	host := entry
-	if i := strings.LastIndexByte(entry, ':'); i >= 0 && (strings.HasSuffix(entry[:i], "]") || strings.Count(entry, ":") == 1) {
-		if n, err := strconv.ParseUint(entry[i+1:], 10, 16); err == nil {
-			host, port = entry[:i], uint16(n)
-		}
+	if i := strings.LastIndexByte(entry, ':'); i >= 0 {
+		n, _ := strconv.ParseUint(entry[i+1:], 10, 16) // the form is normal
+		host, port = entry[:i], uint16(n)
 	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	if prefix, err := netip.ParsePrefix(host); err == nil {
-		return "", prefix.Addr(), port
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, ok := firstAddr(strings.NewReplacer("[", "", "]", "").Replace(host)); ok {
 		return "", a, port
 	}
 	if suffix, wild := strings.CutPrefix(host, "*."); wild {
 		host = "any." + suffix
 	}
 	return host, netip.Addr{}, port
+}
+
+// firstAddr is the first address of an address or prefix.
+func firstAddr(s string) (netip.Addr, bool) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Addr(), true
+	}
+	a, err := netip.ParseAddr(s)
+	return a, err == nil
 }
 
 // Network returns what a running sandbox may reach.
