@@ -26,6 +26,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/gateway/dns"
 	"github.com/atollhq/atoll/internal/gateway/forward"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/upstream"
@@ -64,6 +65,7 @@ type Config struct {
 type Gateway struct {
 	ip      *netstack.Stack
 	judge   *judge
+	names   *names.Table
 	forward *forward.Forwarder
 	dns     *resolver
 
@@ -92,21 +94,26 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, errors.New("gateway: Upstream and Log must be set")
 	}
 	limits := cfg.Limits.withDefaults()
-	g := &Gateway{judge: newJudge(cfg)}
-	g.forward = forward.New(forward.Config{
-		Decide: g.judge.Decide,
-		Dial:   g.judge.guard(cfg.Upstream.Dial),
-		MaxTCP: limits.TCP,
-		MaxUDP: limits.UDP,
-		Log:    cfg.Log,
-	})
-	g.dns = newResolver(dns.NewServer(dns.Config{
+	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames)}
+	server := dns.NewServer(dns.Config{
 		Resolver:    cfg.Upstream,
 		Decide:      g.judge.Decide,
 		DecideAddr:  g.judge.DecideAddr,
+		Virtual:     func(string) bool { return g.judge.listed() },
+		Names:       g.names,
 		MaxInFlight: limits.DNS,
 		Log:         cfg.Log,
-	}), limits.DNS)
+	})
+	g.dns = newResolver(server, limits.DNS)
+	g.forward = forward.New(forward.Config{
+		Decide:  g.judge.Decide,
+		Name:    g.nameOf,
+		Resolve: server.Addrs,
+		Dial:    g.judge.guard(cfg.Upstream.Dial),
+		MaxTCP:  limits.TCP,
+		MaxUDP:  limits.UDP,
+		Log:     cfg.Log,
+	})
 	ip, err := netstack.New(netstack.Config{Network: cfg.Network, Handler: g, Log: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("make gateway: %w", err)
@@ -114,6 +121,29 @@ func New(cfg Config) (*Gateway, error) {
 	g.ip = ip
 	return g, nil
 }
+
+// maxNames is how many names a sandbox may be about to connect to.
+const maxNames = 8192
+
+// nameOf returns the name that an address stands for; a virtual address that
+// stands for none leads nowhere.
+func (g *Gateway) nameOf(addr netip.Addr) (name string, virtual bool) {
+	if !names.IsVirtual(addr) {
+		return "", false
+	}
+	name, _ = g.names.Lookup(addr)
+	return name, true
+}
+
+// SetPolicy replaces the sandbox's list and the operator's; nil is none.
+// Connections and flows that are no longer allowed are cut.
+func (g *Gateway) SetPolicy(allow, ceiling *policy.List) {
+	g.judge.setLists(allow, ceiling)
+	g.forward.Reconsider()
+}
+
+// Policy returns the lists that apply.
+func (g *Gateway) Policy() (allow, ceiling *policy.List) { return g.judge.lists() }
 
 func (l Limits) withDefaults() Limits {
 	return Limits{TCP: orElse(l.TCP, 4096), UDP: orElse(l.UDP, 512), DNS: orElse(l.DNS, 256)}

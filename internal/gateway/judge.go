@@ -75,6 +75,27 @@ func (j *judge) current() (policy.Policy, error) {
 	return j.policy, j.err
 }
 
+// setLists replaces the sandbox's list and the operator's.
+func (j *judge) setLists(allow, ceiling *policy.List) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.policy.Allow, j.policy.Ceiling = allow, ceiling
+}
+
+// lists returns what setLists was last told.
+func (j *judge) lists() (allow, ceiling *policy.List) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.policy.Allow, j.policy.Ceiling
+}
+
+// listed reports whether a list says what may be reached: then connections
+// must be known by their names.
+func (j *judge) listed() bool {
+	allow, ceiling := j.lists()
+	return allow != nil || ceiling != nil
+}
+
 // Decide answers a query.
 func (j *judge) Decide(q policy.Query) policy.Decision {
 	p, err := j.current()
@@ -95,11 +116,12 @@ func (j *judge) DecideAddr(a netip.Addr) policy.Decision {
 
 type dialFunc = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 
-// guard judges once more what is really dialed, whoever asks for it.
+// guard judges once more what is really dialed, whoever asks for it. The lists
+// have been applied before, to the name or address that the guest asked for.
 func (j *judge) guard(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
-		d := j.Decide(policy.Query{Proto: policy.Proto(network), Addr: addr.Addr(), Port: addr.Port()})
-		if !d.Allow {
+		d := j.DecideAddr(addr.Addr())
+		if !d.Allow || addr.Port() == 0 {
 			return nil, fmt.Errorf("dial %s: refused: %s", addr, d.Rule)
 		}
 		return dial(ctx, network, addr)

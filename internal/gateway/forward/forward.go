@@ -16,7 +16,6 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -36,6 +35,12 @@ const (
 type Config struct {
 	// Decide answers at once; it is called for each connection and flow.
 	Decide func(policy.Query) policy.Decision
+	// Name returns the name that an address stands for in this sandbox, and
+	// whether it is a virtual one. A virtual address without a name leads
+	// nowhere.
+	Name func(netip.Addr) (name string, virtual bool)
+	// Resolve returns the addresses of a name that may be dialed.
+	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 	// Dial connects to exactly the given address. Its connections have
 	// CloseWrite where the protocol has it.
 	Dial func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
@@ -56,13 +61,14 @@ type Forwarder struct {
 	mu     sync.Mutex // guards the following
 	closed bool
 	flows  map[*flow]struct{}
+	links  map[*link]struct{}
 	work   sync.WaitGroup // Add only with mu held and closed false
 }
 
 // New makes a forwarder.
 func New(cfg Config) *Forwarder {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Forwarder{cfg: cfg, ctx: ctx, stop: stop, flows: make(map[*flow]struct{})}
+	return &Forwarder{cfg: cfg, ctx: ctx, stop: stop, flows: make(map[*flow]struct{}), links: make(map[*link]struct{})}
 }
 
 // Close cuts everything open and waits.
@@ -92,19 +98,4 @@ func (f *Forwarder) allowed(q policy.Query) bool {
 		f.cfg.Log.Debug("refused", "proto", string(q.Proto), "addr", q.Addr, "port", q.Port, "rule", d.Rule)
 	}
 	return d.Allow
-}
-
-var errNoConn = errors.New("upstream returned no connection")
-
-func (f *Forwarder) dial(network string, dest netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
-	defer cancel()
-	conn, err := f.cfg.Dial(ctx, network, dest)
-	if err == nil && conn == nil {
-		err = errNoConn
-	}
-	if err != nil {
-		f.cfg.Log.Debug("dial failed", "network", network, "addr", dest, "error", err)
-	}
-	return conn, err
 }

@@ -51,12 +51,14 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 		syn.Refuse()
 		return
 	}
-	dest := syn.Dest()
-	if !f.allowed(policy.Query{Proto: policy.TCP, Addr: dest.Addr(), Port: dest.Port()}) {
+	q, err := f.query(policy.TCP, syn.Dest())
+	if err != nil || !f.allowed(q) {
 		syn.Refuse()
 		return
 	}
-	up, err := f.dial("tcp", dest)
+	ctx, done := f.enroll(q)
+	defer done()
+	up, err := f.dial(q)
 	if err != nil {
 		syn.Refuse()
 		return
@@ -67,7 +69,7 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 		return
 	}
 	from := poolFor(open)
-	relay(f.ctx, &guestEnd{guest, from}, newUpEnd(up, from))
+	relay(ctx, &guestEnd{guest, from}, newUpEnd(up, from))
 }
 
 // end is one side of a relay.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -17,7 +16,7 @@ import (
 // flow is one UDP conversation.
 type flow struct {
 	guest *netstack.Flow
-	dest  netip.AddrPort
+	query policy.Query
 	last  atomic.Int64 // time of the last datagram either way, in Unix nanoseconds
 
 	mu     sync.Mutex // guards the following
@@ -28,8 +27,8 @@ type flow struct {
 // HandleUDP implements netstack.Handler. When the table is full, the flow
 // that has been idle for longest makes room.
 func (f *Forwarder) HandleUDP(d *netstack.Datagram) bool {
-	dest := d.Dest()
-	if !f.allowed(policy.Query{Proto: policy.UDP, Addr: dest.Addr(), Port: dest.Port()}) {
+	q, err := f.query(policy.UDP, d.Dest())
+	if err != nil || !f.allowed(q) {
 		return false
 	}
 	if !f.begin() {
@@ -40,7 +39,7 @@ func (f *Forwarder) HandleUDP(d *netstack.Datagram) bool {
 		f.work.Done()
 		return true
 	}
-	fl := &flow{guest: guest, dest: dest}
+	fl := &flow{guest: guest, query: q}
 	fl.touch()
 	f.enlist(fl)
 	go func() {
@@ -81,9 +80,11 @@ func (f *Forwarder) oldestLocked() (oldest *flow) {
 // forwarder closes.
 func (f *Forwarder) carry(fl *flow) {
 	defer fl.close()
-	stop := context.AfterFunc(f.ctx, fl.close)
+	ctx, done := f.enroll(fl.query)
+	defer done()
+	stop := context.AfterFunc(ctx, fl.close)
 	defer stop()
-	up, err := f.dial("udp", fl.dest)
+	up, err := f.dial(fl.query)
 	if err != nil || !fl.setUp(up) {
 		return
 	}

@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/atollhq/atoll/internal/machine"
@@ -83,6 +84,10 @@ type Stack struct {
 	log  *slog.Logger
 	ip   *stack.Stack
 	card *card // nil before Attach
+
+	mu        sync.Mutex // guards the following
+	closing   bool
+	accepting int // handshakes under way
 }
 
 // New makes a stack without a card.
@@ -96,7 +101,7 @@ func New(cfg Config) (*Stack, error) {
 		return nil, err
 	}
 	fwd := tcp.NewForwarder(s.ip, startBuffer, maxSyns, func(r *tcp.ForwarderRequest) {
-		cfg.Handler.HandleTCP(&Syn{req: r})
+		cfg.Handler.HandleTCP(&Syn{stack: s, req: r})
 	})
 	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
@@ -225,7 +230,38 @@ func (s *Stack) Close() {
 	if s.card != nil {
 		s.card.Close()
 	}
+	// A handshake that begins while the stack closes is not seen by it and
+	// would wait for a guest that can't answer any more.
+	for left := s.refuse(); left > 0; left = s.refuse() {
+		s.ip.Close()
+		time.Sleep(time.Millisecond)
+	}
 	s.ip.Destroy()
+}
+
+// refuse lets no further handshake begin and returns how many are under way.
+func (s *Stack) refuse() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	return s.accepting
+}
+
+// beginAccept counts a handshake in, unless the stack closes.
+func (s *Stack) beginAccept() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.accepting++
+	return true
+}
+
+func (s *Stack) endAccept() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepting--
 }
 
 func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {

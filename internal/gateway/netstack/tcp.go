@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -14,7 +15,8 @@ import (
 // Syn is a connection that the guest asks for. While nothing is answered, the
 // guest sees a connection that is still being set up.
 type Syn struct {
-	req *tcp.ForwarderRequest
+	stack *Stack
+	req   *tcp.ForwarderRequest
 }
 
 // Guest is the asking end.
@@ -39,6 +41,11 @@ func (s *Syn) Drop() { s.req.Complete(false) }
 // seconds at most, or until the stack closes. Buffer bounds the bytes that
 // the connection holds in each direction; 0 lets the stack choose and adapt.
 func (s *Syn) Accept(buffer int) (*Conn, error) {
+	if !s.stack.beginAccept() {
+		s.req.Complete(false)
+		return nil, errClosed
+	}
+	defer s.stack.endAccept()
 	var wq waiter.Queue
 	ep, err := s.req.CreateEndpoint(&wq)
 	if err != nil {
@@ -54,6 +61,8 @@ func (s *Syn) Accept(buffer int) (*Conn, error) {
 	}
 	return &Conn{TCPConn: gonet.NewTCPConn(&wq, ep), ready: newReadiness(ep, &wq), ep: ep}, nil
 }
+
+var errClosed = errors.New("complete handshake: the stack is closed")
 
 var longAgo = time.Unix(1, 0)
 

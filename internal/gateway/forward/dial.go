@@ -1,0 +1,74 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/policy"
+)
+
+// attemptTimeout is how long one of several addresses of a name may take.
+const attemptTimeout = 10 * time.Second
+
+var (
+	errNoConn = errors.New("upstream returned no connection")
+	errNoName = errors.New("a virtual address without a name")
+)
+
+// query is what the guest asks for when it sends to dest.
+func (f *Forwarder) query(proto policy.Proto, dest netip.AddrPort) (policy.Query, error) {
+	q := policy.Query{Proto: proto, Addr: dest.Addr(), Port: dest.Port()}
+	name, virtual := f.cfg.Name(dest.Addr())
+	switch {
+	case virtual && name == "":
+		return q, errNoName
+	case virtual:
+		q.Name, q.Addr = name, netip.Addr{}
+	}
+	return q, nil
+}
+
+// dial connects to what was asked for: an address, or a name's addresses in
+// turn.
+func (f *Forwarder) dial(q policy.Query) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
+	defer cancel()
+	conn, err := f.dialEach(ctx, q)
+	if err != nil {
+		f.cfg.Log.Debug("dial failed", "network", string(q.Proto), "name", q.Name, "addr", q.Addr, "port", q.Port, "error", err)
+	}
+	return conn, err
+}
+
+func (f *Forwarder) dialEach(ctx context.Context, q policy.Query) (net.Conn, error) {
+	if q.Name == "" {
+		return f.dialAddr(ctx, q, q.Addr)
+	}
+	addrs, err := f.cfg.Resolve(ctx, q.Name)
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, a := range addrs {
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+		conn, err := f.dialAddr(attempt, q, a)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		failed = errors.Join(failed, err)
+	}
+	return nil, fmt.Errorf("dial %s: %w", q.Name, failed)
+}
+
+func (f *Forwarder) dialAddr(ctx context.Context, q policy.Query, addr netip.Addr) (net.Conn, error) {
+	conn, err := f.cfg.Dial(ctx, string(q.Proto), netip.AddrPortFrom(addr, q.Port))
+	if err == nil && conn == nil {
+		err = errNoConn
+	}
+	return conn, err
+}
