@@ -98,7 +98,7 @@ func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	return shim.Parts{Driver: driver, Gateway: gateway, Network: shim.Network(), Log: log}, nil
+	return shim.Parts{Driver: driver, Gateway: shim.Enforcer{Gateway: gateway}, Network: shim.Network(), Log: log}, nil
 }
 
 func newDriver(spec wire.Spec, log *slog.Logger) (machine.Driver, error) {

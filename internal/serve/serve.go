@@ -310,6 +310,9 @@ func (d *daemon) limits() sandbox.Limits {
 		MemoryMinMiB: l.MemoryMinMiB, MemoryMaxMiB: l.MemoryMaxMiB, MemoryDefaultMiB: l.MemoryDefaultMiB,
 		Labels: l.Labels, MaxLifetime: d.cfg.MaxLifetime,
 		Regions: d.cfg.Regions, Isolations: []string{d.cfg.Driver()},
+		// No connection is opened yet: a list of names could be evaded inside of
+		// one, and a secret would never be put in.
+		NoLists: true, NoSecrets: true,
 	}
 }
 

@@ -76,11 +76,35 @@ func (srv *server) answer(conn net.Conn, in *bufio.Reader, r wire.Request) error
 		return wire.Write(conn, wire.Reply{Status: &status})
 	case wire.OpWatch:
 		return srv.watch(conn)
+	case wire.OpConfigure:
+		return srv.configure(conn, r.Personal)
+	case wire.OpPolicy:
+		return srv.policy(conn, r.Policy)
 	case wire.OpStop:
 		return srv.stop(conn, r.Reason)
 	default:
 		return wire.Write(conn, wire.Reply{Error: fmt.Sprintf("unknown request %q", r.Op)})
 	}
+}
+
+func (srv *server) configure(conn net.Conn, p *wire.Personal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	if p == nil {
+		return wire.Write(conn, wire.Reply{Error: "there is nothing to configure"})
+	}
+	if err := srv.shim.configure(ctx, *p); err != nil {
+		return wire.Write(conn, wire.Reply{Error: err.Error()})
+	}
+	return wire.Write(conn, wire.Reply{})
+}
+
+func (srv *server) policy(conn net.Conn, change *wire.SetPolicy) error {
+	p, err := srv.shim.setPolicy(change)
+	if err != nil {
+		return wire.Write(conn, wire.Reply{Error: err.Error()})
+	}
+	return wire.Write(conn, wire.Reply{Policy: &p})
 }
 
 // open joins the connection with a new stream of the link.

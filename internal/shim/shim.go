@@ -1,5 +1,5 @@
 // Package shim is the process that owns one sandbox: its machine, its gateway
-// and, later, its secrets. It outlives the daemon, which finds it again by its
+// and its secrets. It outlives the daemon, which finds it again by its
 // Unix socket; the machine does not outlive the shim.
 //
 // A shim starts everything in named steps and undoes them in reverse. It ends
@@ -7,6 +7,10 @@
 // writes the reason into its state file, tells its watchers, and frees all
 // that it made. What a killed shim leaves behind, Cleanup of package launch
 // frees.
+//
+// A spare is a sandbox that was started before anybody asked for it. It
+// reaches nothing until a request, configure, gives it environment, network
+// and secrets; by then nothing but the agent has run in it.
 package shim
 
 import (
@@ -22,6 +26,8 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
@@ -38,6 +44,14 @@ const (
 // Gateway is the network end that the shim attaches a machine to.
 type Gateway interface {
 	Attach(machine.NIC) error
+	// SetPolicy replaces what may be reached, nil for no list, and cuts the
+	// connections that no longer may.
+	SetPolicy(allow, ceiling *policy.List)
+	// SetSecrets replaces the secrets, nil for none.
+	SetSecrets(*secret.Set)
+	// CAPEM is the certificate of the authority that opened TLS connections
+	// are signed with.
+	CAPEM() string
 	Close() error
 }
 
@@ -47,6 +61,8 @@ type Parts struct {
 	Gateway Gateway
 	Network machine.Network
 	Log     *slog.Logger
+
+	OpenAudit func() error // once the sandbox is somebody's; nil keeps no audit
 }
 
 // Shim runs one sandbox.
@@ -55,6 +71,8 @@ type Shim struct {
 	parts  Parts
 	layout layout.Sandbox
 	log    *slog.Logger
+
+	own own
 
 	machine machine.Machine // set by start, before serving
 	link    *link.Session
@@ -131,6 +149,9 @@ func (s *Shim) start(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if err := s.prepareNetwork(); err != nil {
+		return err
+	}
 	m, err := s.parts.Driver.Start(ctx, s.machineSpec())
 	if err != nil {
 		return fmt.Errorf("start machine: %w", err)
@@ -167,17 +188,12 @@ func (s *Shim) personalise(ctx context.Context) error {
 		return s.startFailure(ctx, err)
 	}
 	s.control = control
-	interrupt := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Now()) })
-	defer interrupt()
-	if err := link.SendControl(control, s.agentConfig()); err != nil {
-		return s.startFailure(ctx, err)
+	err = s.tell(ctx, func() error { return link.SendControl(control, s.agentConfig()) })
+	if _, refused := errors.AsType[refusal](err); refused {
+		return fmt.Errorf("personalise machine: %w", err)
 	}
-	var ready link.Ready
-	if err := link.ReceiveControl(control, &ready); err != nil {
+	if err != nil {
 		return s.startFailure(ctx, err)
-	}
-	if ready.Error != "" {
-		return fmt.Errorf("personalise machine: agent: %.512q", ready.Error)
 	}
 	return nil
 }
@@ -213,7 +229,7 @@ func (s *Shim) agentConfig() link.Config {
 		maxMessage = api.MaxClientMessage
 	}
 	return link.Config{
-		Generation: 1, Hostname: s.spec.Hostname, Env: s.spec.Env, ExtraRoots: s.spec.ExtraRoots,
+		Generation: 1, Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,
 	}
