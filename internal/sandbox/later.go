@@ -18,7 +18,9 @@ func checkLater(cfg api.SandboxConfig, l Limits) error {
 	checks := []func() (field string, asked bool, err error){
 		func() (string, bool, error) { asked, err := asksRoot(cfg.Root); return "root", asked, err },
 		func() (string, bool, error) { asked, err := asksVolumes(cfg.Volumes); return "volumes", asked, err },
-		func() (string, bool, error) { return "allow_net", l.NoLists && cfg.AllowNet != nil && len(*cfg.AllowNet) > 0, nil },
+		func() (string, bool, error) {
+			return "allow_net", l.NoLists && cfg.AllowNet != nil && len(*cfg.AllowNet) > 0, nil
+		},
 		func() (string, bool, error) { return "secrets", l.NoSecrets && len(cfg.Secrets) > 0, nil },
 		func() (string, bool, error) { return "ssh", cfg.SSH != nil && *cfg.SSH, nil },
 		func() (string, bool, error) { asked, err := asksPort(cfg.Port); return "port", asked, err },
