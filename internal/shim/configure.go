@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -234,18 +233,4 @@ func (s *Shim) setPolicy(change *wire.SetPolicy) (api.NetworkPolicy, error) {
 		p.Ceiling = s.own.ceiling.Entries()
 	}
 	return p, nil
-}
-
-// upstreamRoots are what upstream certificates are held against: the system's
-// roots and the operator's. Nil is the system's alone.
-func upstreamRoots(extra string) (*x509.CertPool, error) {
-	if extra == "" {
-		return nil, nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("read the host's trusted certificates: %w", err)
-	}
-	pool.AppendCertsFromPEM([]byte(extra))
-	return pool, nil
 }
