@@ -24,6 +24,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/dns"
 	"github.com/atollhq/atoll/internal/gateway/forward"
 	"github.com/atollhq/atoll/internal/gateway/names"
@@ -57,6 +58,7 @@ type Config struct {
 	// allowed. Nil means upstream.HostAddrs.
 	HostAddrs func() ([]netip.Addr, error)
 	Upstream  Upstream
+	Audit     audit.Log // nil keeps none
 	Log       *slog.Logger
 	Limits    Limits
 }
@@ -94,6 +96,9 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, errors.New("gateway: Upstream and Log must be set")
 	}
 	limits := cfg.Limits.withDefaults()
+	if cfg.Audit == nil {
+		cfg.Audit = audit.Discard{}
+	}
 	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames)}
 	server := dns.NewServer(dns.Config{
 		Resolver:    cfg.Upstream,
@@ -110,6 +115,8 @@ func New(cfg Config) (*Gateway, error) {
 		Name:    g.nameOf,
 		Resolve: server.Addrs,
 		Dial:    g.judge.guard(cfg.Upstream.Dial),
+		Inspect: func(policy.Query) forward.Inspection { return forward.Inspection{} },
+		Audit:   cfg.Audit,
 		MaxTCP:  limits.TCP,
 		MaxUDP:  limits.UDP,
 		Log:     cfg.Log,

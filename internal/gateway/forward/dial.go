@@ -33,24 +33,27 @@ func (f *Forwarder) query(proto policy.Proto, dest netip.AddrPort) (policy.Query
 }
 
 // dial connects to what was asked for: an address, or a name's addresses in
-// turn.
-func (f *Forwarder) dial(q policy.Query) (net.Conn, error) {
+// turn. The record learns which, or that it failed.
+func (f *Forwarder) dial(q policy.Query, rec *record) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
 	defer cancel()
-	conn, err := f.dialEach(ctx, q)
+	conn, addr, err := f.dialEach(ctx, q)
 	if err != nil {
+		rec.Note = "could not be reached"
 		f.cfg.Log.Debug("dial failed", "network", string(q.Proto), "name", q.Name, "addr", q.Addr, "port", q.Port, "error", err)
 	}
+	rec.Addr = addr
 	return conn, err
 }
 
-func (f *Forwarder) dialEach(ctx context.Context, q policy.Query) (net.Conn, error) {
+func (f *Forwarder) dialEach(ctx context.Context, q policy.Query) (net.Conn, netip.Addr, error) {
 	if q.Name == "" {
-		return f.dialAddr(ctx, q, q.Addr)
+		conn, err := f.dialAddr(ctx, q, q.Addr)
+		return conn, q.Addr, err
 	}
 	addrs, err := f.cfg.Resolve(ctx, q.Name)
 	if err != nil {
-		return nil, err
+		return nil, netip.Addr{}, err
 	}
 	var failed error
 	for _, a := range addrs {
@@ -58,11 +61,11 @@ func (f *Forwarder) dialEach(ctx context.Context, q policy.Query) (net.Conn, err
 		conn, err := f.dialAddr(attempt, q, a)
 		cancel()
 		if err == nil {
-			return conn, nil
+			return conn, a, nil
 		}
 		failed = errors.Join(failed, err)
 	}
-	return nil, fmt.Errorf("dial %s: %w", q.Name, failed)
+	return nil, netip.Addr{}, fmt.Errorf("dial %s: %w", q.Name, failed)
 }
 
 func (f *Forwarder) dialAddr(ctx context.Context, q policy.Query, addr netip.Addr) (net.Conn, error) {

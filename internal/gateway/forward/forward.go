@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 )
 
@@ -44,6 +45,12 @@ type Config struct {
 	// Dial connects to exactly the given address. Its connections have
 	// CloseWrite where the protocol has it.
 	Dial func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+
+	// Inspect says how much of a TCP connection is read. UDP flows to what is
+	// to be opened are refused, so that clients of QUIC turn to TCP.
+	Inspect func(policy.Query) Inspection
+	Opener  Opener
+	Audit   audit.Log
 
 	MaxTCP int // connections at a time, being set up included
 	MaxUDP int // flows at a time
@@ -92,10 +99,22 @@ func (f *Forwarder) begin() bool {
 	return true
 }
 
-func (f *Forwarder) allowed(q policy.Query) bool {
+// allowed decides and notes the decision.
+func (f *Forwarder) allowed(q policy.Query, rec *record) bool {
 	d := f.cfg.Decide(q)
-	if !d.Allow {
-		f.cfg.Log.Debug("refused", "proto", string(q.Proto), "addr", q.Addr, "port", q.Port, "rule", d.Rule)
+	rec.Rule = d.Rule
+	if d.Allow && q.Proto == policy.UDP && f.cfg.Inspect(q).Open {
+		d.Allow, rec.Rule = false, ruleQUIC
+	}
+	if d.Allow {
+		rec.Decision = audit.Allow
 	}
 	return d.Allow
 }
+
+// The rules that the forwarder adds to the policy's.
+const (
+	ruleTooMany = "too many connections"
+	ruleUnknown = "an address that stands for no name"
+	ruleQUIC    = "UDP is refused where TLS is opened"
+)

@@ -36,7 +36,7 @@ func TestRelayEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
-		relay(ctx, guest, up)
+		_ = (&session{guest: guest, up: up}).run(ctx)
 		close(done)
 	}()
 	go func() { _, _ = g.Write([]byte("hello")) }()
@@ -57,7 +57,7 @@ func TestRelayErrorCutsBothSides(t *testing.T) {
 	_ = up.SetWriteDeadline(time.Unix(1, 0)) // every write fails
 	done := make(chan struct{})
 	go func() {
-		relay(t.Context(), guest, up)
+		_ = (&session{guest: guest, up: up}).run(t.Context())
 		close(done)
 	}()
 	_, _ = g.Write([]byte("x"))

@@ -1,14 +1,16 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
-	"sync"
+	"sync/atomic"
 
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/sniff"
 )
 
 // The guest decides how many connections it opens and what it leaves unread,
@@ -46,19 +48,22 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	defer f.work.Done()
 	open := f.conns.Add(1)
 	defer f.conns.Add(-1)
-	if open > int64(f.cfg.MaxTCP) {
-		f.cfg.Log.Debug("refused", "proto", "tcp", "rule", "too many connections")
+	q, err := f.query(policy.TCP, syn.Dest())
+	rec := newRecord(q)
+	defer func() { rec.end(f.cfg.Audit) }()
+	if err != nil || !f.allowed(q, rec) {
+		rec.Rule = cmp.Or(rec.Rule, ruleUnknown)
 		syn.Refuse()
 		return
 	}
-	q, err := f.query(policy.TCP, syn.Dest())
-	if err != nil || !f.allowed(q) {
+	if open > int64(f.cfg.MaxTCP) {
+		rec.fail(refusal(ruleTooMany))
 		syn.Refuse()
 		return
 	}
 	ctx, done := f.enroll(q)
 	defer done()
-	up, err := f.dial(q)
+	up, err := f.dial(q, rec)
 	if err != nil {
 		syn.Refuse()
 		return
@@ -68,8 +73,20 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 		_ = up.Close()
 		return
 	}
-	from := poolFor(open)
-	relay(ctx, &guestEnd{guest, from}, newUpEnd(up, from))
+	s := f.newSession(q, guest, up, poolFor(open))
+	rec.fail(s.run(ctx))
+	rec.Sent, rec.Received = s.sent.Load(), s.gotten.Load()
+}
+
+func (f *Forwarder) newSession(q policy.Query, guest *netstack.Conn, up net.Conn, from *pool) *session {
+	s := &session{query: q, look: f.cfg.Inspect(q), guest: &guestEnd{guest, from}, up: newUpEnd(up, from)}
+	s.open = func(ctx context.Context, guest net.Conn, hello *sniff.Hello) {
+		f.cfg.Opener.Open(ctx, Opened{Query: q, Guest: guest, Up: up, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
+			conn, _, err := f.dialEach(ctx, q)
+			return conn, err
+		}})
+	}
+	return s
 }
 
 // end is one side of a relay.
@@ -83,37 +100,14 @@ type end interface {
 	Abort()
 }
 
-// relay copies in both directions until both have ended. The end of one
-// direction is passed on and leaves the other one open; an error, or the end
-// of ctx, cuts both sides with a reset.
-func relay(ctx context.Context, guest, up end) {
-	cut := func() {
-		guest.Abort()
-		up.Abort()
-	}
-	stop := context.AfterFunc(ctx, cut)
-	var back sync.WaitGroup
-	back.Go(func() {
-		if err := pump(guest, up); err != nil {
-			cut()
-		}
-	})
-	if err := pump(up, guest); err != nil {
-		cut()
-	}
-	back.Wait()
-	stop()
-	_ = guest.Close()
-	_ = up.Close()
-}
-
-// pump copies from src to dst until src ends.
-func pump(dst, src end) error {
+// pump copies from src to dst until src ends, and counts the bytes.
+func pump(dst, src end, count *atomic.Int64) error {
 	for {
 		buf, n, err := src.next()
 		var lost error
 		if n > 0 {
 			_, lost = dst.Write(buf.bytes[:n])
+			count.Add(int64(n))
 		}
 		release(buf)
 		switch {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -9,15 +10,18 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 )
 
 // flow is one UDP conversation.
 type flow struct {
-	guest *netstack.Flow
-	query policy.Query
-	last  atomic.Int64 // time of the last datagram either way, in Unix nanoseconds
+	guest        *netstack.Flow
+	query        policy.Query
+	record       *record      // told to the audit at the end
+	sent, gotten atomic.Int64 // bytes
+	last         atomic.Int64 // time of the last datagram either way, in Unix nanoseconds
 
 	mu     sync.Mutex // guards the following
 	up     net.Conn   // nil until dialed
@@ -28,7 +32,10 @@ type flow struct {
 // that has been idle for longest makes room.
 func (f *Forwarder) HandleUDP(d *netstack.Datagram) bool {
 	q, err := f.query(policy.UDP, d.Dest())
-	if err != nil || !f.allowed(q) {
+	rec := newRecord(q)
+	if err != nil || !f.allowed(q, rec) {
+		rec.Rule = cmp.Or(rec.Rule, ruleUnknown)
+		rec.end(f.cfg.Audit)
 		return false
 	}
 	if !f.begin() {
@@ -39,12 +46,13 @@ func (f *Forwarder) HandleUDP(d *netstack.Datagram) bool {
 		f.work.Done()
 		return true
 	}
-	fl := &flow{guest: guest, query: q}
+	fl := &flow{guest: guest, query: q, record: rec}
 	fl.touch()
 	f.enlist(fl)
 	go func() {
 		defer f.work.Done()
 		defer f.delist(fl)
+		defer fl.report(f.cfg.Audit)
 		f.carry(fl)
 	}()
 	return true
@@ -84,7 +92,7 @@ func (f *Forwarder) carry(fl *flow) {
 	defer done()
 	stop := context.AfterFunc(ctx, fl.close)
 	defer stop()
-	up, err := f.dial(fl.query)
+	up, err := f.dial(fl.query, fl.record)
 	if err != nil || !fl.setUp(up) {
 		return
 	}
@@ -101,6 +109,11 @@ func (fl *flow) touch() { fl.last.Store(time.Now().UnixNano()) }
 
 func (fl *flow) idleFor() time.Duration {
 	return time.Duration(time.Now().UnixNano() - fl.last.Load())
+}
+
+func (fl *flow) report(log audit.Log) {
+	fl.record.Sent, fl.record.Received = fl.sent.Load(), fl.gotten.Load()
+	fl.record.end(log)
 }
 
 // setUp keeps the dialed connection, unless the flow was closed meanwhile.
@@ -137,6 +150,7 @@ func (fl *flow) fromGuest(up net.Conn) {
 		if err == nil {
 			fl.touch()
 			_, _ = up.Write(buf.bytes[:n]) // lost, like any datagram
+			fl.sent.Add(int64(n))
 		}
 		release(buf)
 		if err != nil {
@@ -153,6 +167,7 @@ func (fl *flow) fromUp(up net.Conn) {
 		if err == nil {
 			fl.touch()
 			_, _ = fl.guest.Write(buf.bytes[:n])
+			fl.gotten.Add(int64(n))
 		}
 		release(buf)
 		switch {

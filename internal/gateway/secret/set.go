@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -186,8 +187,8 @@ func (s *Set) Env() map[string]string {
 	return maps.Clone(s.env)
 }
 
-// Wants reports whether any secret applies to a name on any port.
-func (s *Set) Wants(name string) bool {
+// Covers reports whether any secret applies to a name on any port.
+func (s *Set) Covers(name string) bool {
 	if s == nil {
 		return false
 	}
@@ -197,4 +198,26 @@ func (s *Set) Wants(name string) bool {
 		}
 	}
 	return false
+}
+
+// CoversDest reports whether any secret applies to a destination.
+func (s *Set) CoversDest(name string, addr netip.Addr, port uint16) bool {
+	if s == nil {
+		return false
+	}
+	for _, o := range s.secrets {
+		if o.covers(name, addr, port) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *one) covers(name string, addr netip.Addr, port uint16) (ok bool) {
+	if name != "" {
+		_, ok = o.hosts.MatchName(name, port)
+	} else if addr.IsValid() {
+		_, ok = o.hosts.MatchAddr(addr, port)
+	}
+	return ok
 }

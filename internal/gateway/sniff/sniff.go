@@ -46,7 +46,7 @@ func Classify(head []byte) (Kind, *Hello) {
 	if len(head) == 0 {
 		return Undecided, nil
 	}
-	if looksLikeTLS(head) {
+	if BeginsTLS(head) {
 		return classifyTLS(head)
 	}
 	if isOldTLS(head) || begins(head, proxyHead) {
@@ -81,9 +81,9 @@ func undecided(head []byte) Kind {
 	return Undecided
 }
 
-// looksLikeTLS reports whether a server would read a TLS record here. One byte
+// BeginsTLS reports whether a server would read a TLS record here. One byte
 // says so: no protocol of text begins with it.
-func looksLikeTLS(head []byte) bool { return head[0] == recordHandshake }
+func BeginsTLS(head []byte) bool { return len(head) > 0 && head[0] == recordHandshake }
 
 // isOldTLS recognises the hello of SSL 2, which some servers still answer.
 func isOldTLS(head []byte) bool {
@@ -115,6 +115,8 @@ func classifyLine(head []byte) Kind {
 	}
 	end := bytes.IndexByte(line, '\n')
 	switch {
+	case hasSpace && isMethod(string(method)):
+		return HTTP1
 	case end < 0 && !hasSpace && len(method) > 32:
 		return Opaque // no method is that long
 	case end < 0 && len(line) > maxLine:
@@ -123,7 +125,7 @@ func classifyLine(head []byte) Kind {
 		return undecided(head)
 	case !hasSpace:
 		return Opaque
-	case isMethod(string(method)) || isVersioned(line[:end]):
+	case isVersioned(line[:end]):
 		return HTTP1
 	}
 	return Opaque
@@ -136,7 +138,8 @@ func isVersioned(line []byte) bool {
 	return i >= 0 && bytes.HasPrefix(bytes.ToUpper(line[i+1:]), []byte("HTTP/"))
 }
 
-// isMethod reports methods that may come without a version, as in HTTP/0.9.
+// isMethod reports the common methods, which nothing but HTTP begins with.
+// Other ones need the version at the end of their line.
 func isMethod(m string) bool {
 	switch strings.ToUpper(m) {
 	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE":
