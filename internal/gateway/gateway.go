@@ -7,8 +7,9 @@
 // policy (policy) and carried on (forward) through an Upstream. Whatever none
 // of these understands goes nowhere.
 //
-//	card → netstack ┬ port 53 → dns ─────┐
-//	                └ the rest → forward ┴→ policy → Upstream
+//	card → netstack ┬ port 53 → dns ──────────────────────┐
+//	                └ the rest → forward ─┬───────────────┴→ policy → Upstream
+//	                                      └ HTTP → intercept
 //
 // The guest is hostile. Each thing it can make the gateway hold is bounded by
 // Limits. A Gateway's methods may be called concurrently; it owns all the
@@ -17,6 +18,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,9 +29,11 @@ import (
 	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/dns"
 	"github.com/atollhq/atoll/internal/gateway/forward"
+	"github.com/atollhq/atoll/internal/gateway/intercept"
 	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/gateway/upstream"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -58,7 +62,9 @@ type Config struct {
 	// allowed. Nil means upstream.HostAddrs.
 	HostAddrs func() ([]netip.Addr, error)
 	Upstream  Upstream
-	Audit     audit.Log // nil keeps none
+	Roots     *x509.CertPool // for the certificates of hosts whose connections are opened; nil is the host's own
+	Strict    bool           // every TLS connection is opened, and what isn't HTTP is refused
+	Audit     audit.Log      // nil keeps none
 	Log       *slog.Logger
 	Limits    Limits
 }
@@ -69,6 +75,9 @@ type Gateway struct {
 	judge   *judge
 	names   *names.Table
 	forward *forward.Forwarder
+	opener  *intercept.Interceptor
+	ca      *intercept.CA
+	strict  bool
 	dns     *resolver
 
 	mu     sync.Mutex // guards the following
@@ -99,30 +108,38 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Audit == nil {
 		cfg.Audit = audit.Discard{}
 	}
-	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames)}
+	ca, err := intercept.NewCA()
+	if err != nil {
+		return nil, fmt.Errorf("make gateway: %w", err)
+	}
+	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames), ca: ca, strict: cfg.Strict}
+	g.opener = intercept.New(intercept.Config{CA: ca, Roots: cfg.Roots, Strict: cfg.Strict, Audit: cfg.Audit, Log: cfg.Log})
 	server := dns.NewServer(dns.Config{
 		Resolver:    cfg.Upstream,
 		Decide:      g.judge.Decide,
 		DecideAddr:  g.judge.DecideAddr,
-		Virtual:     func(string) bool { return g.judge.listed() },
+		Virtual:     g.byName,
 		Names:       g.names,
 		MaxInFlight: limits.DNS,
 		Log:         cfg.Log,
 	})
 	g.dns = newResolver(server, limits.DNS)
 	g.forward = forward.New(forward.Config{
-		Decide:  g.judge.Decide,
-		Name:    g.nameOf,
-		Resolve: server.Addrs,
-		Dial:    g.judge.guard(cfg.Upstream.Dial),
-		Inspect: func(policy.Query) forward.Inspection { return forward.Inspection{} },
-		Audit:   cfg.Audit,
-		MaxTCP:  limits.TCP,
-		MaxUDP:  limits.UDP,
-		Log:     cfg.Log,
+		Decide:   g.judge.Decide,
+		Name:     g.nameOf,
+		Resolve:  server.Addrs,
+		Dial:     g.judge.guard(cfg.Upstream.Dial),
+		Inspect:  g.inspect,
+		Reserved: g.opener.Reserved,
+		Opener:   g.opener,
+		Audit:    cfg.Audit,
+		MaxTCP:   limits.TCP,
+		MaxUDP:   limits.UDP,
+		Log:      cfg.Log,
 	})
 	ip, err := netstack.New(netstack.Config{Network: cfg.Network, Handler: g, Log: cfg.Log})
 	if err != nil {
+		g.opener.Close()
 		return nil, fmt.Errorf("make gateway: %w", err)
 	}
 	g.ip = ip
@@ -141,6 +158,31 @@ func (g *Gateway) nameOf(addr netip.Addr) (name string, virtual bool) {
 	name, _ = g.names.Lookup(addr)
 	return name, true
 }
+
+// byName reports whether connections to a name must be known by it.
+func (g *Gateway) byName(name string) bool {
+	return g.judge.listed() || g.strict || g.opener.Secrets().Covers(name)
+}
+
+const quicPort = 443
+
+// inspect says how much of a connection or flow is read. Where there are
+// secrets, no QUIC to whatever address goes past them.
+func (g *Gateway) inspect(q policy.Query) forward.Inspection {
+	opens, secrets := g.opener.Opens(q), g.opener.Secrets() != nil
+	if q.Proto == policy.UDP {
+		return forward.Inspection{Open: opens || secrets && q.Port == quicPort}
+	}
+	return forward.Inspection{Look: opens || secrets || g.judge.listed(), Open: opens}
+}
+
+// SetSecrets replaces the secrets, nil for none. It comes before the guest's
+// first connection.
+func (g *Gateway) SetSecrets(set *secret.Set) { g.opener.SetSecrets(set) }
+
+// CAPEM is the certificate of the authority that opened TLS connections are
+// signed with.
+func (g *Gateway) CAPEM() string { return g.ca.PEM() }
 
 // SetPolicy replaces the sandbox's list and the operator's; nil is none.
 // Connections and flows that are no longer allowed are cut.
@@ -198,6 +240,7 @@ func (g *Gateway) Close() error {
 		g.dns.stop()
 		g.ip.Close()
 		g.forward.Close()
+		g.opener.Close()
 		g.dns.wait()
 	})
 	return nil

@@ -49,8 +49,11 @@ type Config struct {
 	// Inspect says how much of a TCP connection is read. UDP flows to what is
 	// to be opened are refused, so that clients of QUIC turn to TCP.
 	Inspect func(policy.Query) Inspection
-	Opener  Opener
-	Audit   audit.Log
+	// Reserved reports whether a host may be reached by its name only, because
+	// connections to it are opened.
+	Reserved func(name string, port uint16) bool
+	Opener   Opener
+	Audit    audit.Log
 
 	MaxTCP int // connections at a time, being set up included
 	MaxUDP int // flows at a time

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/sniff"
@@ -10,17 +11,18 @@ import (
 
 // Inspection is how much of a connection the gateway reads.
 type Inspection struct {
-	Look   bool // the first bytes are looked at; the other fields need it
-	Open   bool // TLS is opened
-	Strict bool // what can't be opened is refused
+	Look bool // the first bytes are looked at
+	Open bool // TLS is opened, and what can't be read is refused; needs Look
 }
 
 // Opened is a connection whose contents the gateway reads.
 type Opened struct {
 	Query policy.Query
+	Addr  netip.Addr   // that Up is connected to
 	Guest net.Conn     // begins with what was looked at
 	Up    net.Conn     // to the destination
-	Hello *sniff.Hello // nil for plain HTTP
+	Kind  sniff.Kind   // TLS, HTTP1 or HTTP2
+	Hello *sniff.Hello // of TLS
 	// Redial connects to the same destination once more.
 	Redial func(context.Context) (net.Conn, error)
 }
@@ -39,7 +41,8 @@ const (
 	ruleOtherName = "TLS for another host"
 	ruleEncrypted = "TLS with an encrypted host name"
 	ruleAmbiguous = "the server spoke before the client of HTTP or TLS"
-	ruleOpaque    = "strict mode refuses what it can't read"
+	ruleOpaque    = "nothing but HTTP where connections are opened"
+	ruleByAddress = "a secret's host, reached by address"
 	ruleTooMuch   = "too much that looks like TLS"
 )
 
@@ -58,7 +61,7 @@ func (s *session) judge(kind sniff.Kind, hello *sniff.Hello) error {
 	case sniff.Unsafe:
 		return refusal(ruleUnsafe)
 	}
-	if s.look.Strict {
+	if s.look.Open {
 		return refusal(ruleOpaque)
 	}
 	return nil
@@ -70,13 +73,22 @@ func (s *session) judge(kind sniff.Kind, hello *sniff.Hello) error {
 func (s *session) judgeHello(hello *sniff.Hello) error {
 	switch {
 	case s.query.Name == "":
-		return nil // an address was allowed, whatever it serves
+		return s.judgeByAddress(hello)
 	case hello.Name == "" && !s.look.Open:
 		return refusal(ruleNoName)
 	case hello.Name != "" && hello.Name != s.query.Name:
 		return refusal(ruleOtherName)
 	case hello.Encrypted && !s.look.Open:
 		return refusal(ruleEncrypted)
+	}
+	return nil
+}
+
+// judgeByAddress judges a hello to an address that was allowed, whatever it
+// serves. A secret's host would be read by nobody there.
+func (s *session) judgeByAddress(hello *sniff.Hello) error {
+	if hello.Name != "" && s.reserved(hello.Name, s.query.Port) {
+		return refusal(ruleByAddress)
 	}
 	return nil
 }
@@ -135,7 +147,7 @@ func (w *watched) look(b []byte) error {
 func (s *session) judgeLater(hello *sniff.Hello) error {
 	switch {
 	case s.query.Name == "":
-		return nil
+		return s.judgeByAddress(hello)
 	case hello.Name != "" && hello.Name != s.query.Name:
 		return refusal(ruleOtherName)
 	case hello.Encrypted:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,16 +15,19 @@ import (
 
 // session is an accepted connection and its dialed counterpart.
 //
-// What the server says is passed on at once. What the guest says is held back
-// until it is clear what it is going to be.
+// What the server says is passed on at once, unless the connection can only be
+// opened. What the guest says is held back until it is clear what it is going
+// to be.
 type session struct {
-	query  policy.Query
-	look   Inspection
-	guest  side
-	up     side
-	open   func(ctx context.Context, guest net.Conn, hello *sniff.Hello)
-	sent   atomic.Int64 // bytes from the guest
-	gotten atomic.Int64 // bytes from the world
+	query policy.Query
+	look  Inspection
+	// reserved reports whether a host may be reached by its name only.
+	reserved func(name string, port uint16) bool
+	guest    side
+	up       side
+	open     func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello)
+	sent     atomic.Int64 // bytes from the guest
+	gotten   atomic.Int64 // bytes from the world
 
 	mu     sync.Mutex // guards the following
 	spoken bool       // the server has said something, or ended
@@ -46,11 +48,13 @@ func (s *session) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.cut)
 	defer stop()
 	var back sync.WaitGroup
-	back.Go(func() {
-		if err := s.fromUp(); err != nil {
-			s.cut()
-		}
-	})
+	if !s.look.Open {
+		back.Go(func() {
+			if err := s.fromUp(); err != nil {
+				s.cut()
+			}
+		})
+	}
 	err := s.fromGuest(ctx, back.Wait)
 	if err != nil {
 		s.cut()
@@ -84,7 +88,7 @@ func (s *session) fromUp() error {
 func (s *session) speak(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.spoken = s.spoken || !s.taken || !errors.Is(err, os.ErrDeadlineExceeded)
+	s.spoken = s.spoken || !s.taken || !isTimeout(err)
 	return !s.taken
 }
 
@@ -120,7 +124,7 @@ func (s *session) fromGuest(ctx context.Context, settled func()) error {
 		if err := s.take(settled); err != nil {
 			return err
 		}
-		s.open(ctx, &opening{Conn: s.guest, head: head, sent: &s.sent, gotten: &s.gotten}, hello)
+		s.open(ctx, &opening{Conn: s.guest, head: head, sent: &s.sent, gotten: &s.gotten}, kind, hello)
 		return nil
 	}
 	return s.passOn(head, kind, err)
@@ -174,7 +178,7 @@ func (s *session) begin() (head []byte, kind sniff.Kind, hello *sniff.Hello, err
 
 // unfinished is what to do about a head that doesn't go on: nil passes it on.
 func (s *session) unfinished(head []byte, err error) error {
-	waits := errors.Is(err, os.ErrDeadlineExceeded)
+	waits := isTimeout(err)
 	switch {
 	case (waits || err == io.EOF) && sniff.BeginsTLS(head):
 		return refusal(ruleUnsafe)
@@ -182,6 +186,12 @@ func (s *session) unfinished(head []byte, err error) error {
 		return nil
 	}
 	return err
+}
+
+// isTimeout recognises a deadline's end on either side.
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
 }
 
 const (

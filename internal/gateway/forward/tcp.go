@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/atollhq/atoll/internal/gateway/netstack"
@@ -73,15 +74,15 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 		_ = up.Close()
 		return
 	}
-	s := f.newSession(q, guest, up, poolFor(open))
+	s := f.newSession(q, rec.Addr, guest, up, poolFor(open))
 	rec.fail(s.run(ctx))
 	rec.Sent, rec.Received = s.sent.Load(), s.gotten.Load()
 }
 
-func (f *Forwarder) newSession(q policy.Query, guest *netstack.Conn, up net.Conn, from *pool) *session {
-	s := &session{query: q, look: f.cfg.Inspect(q), guest: &guestEnd{guest, from}, up: newUpEnd(up, from)}
-	s.open = func(ctx context.Context, guest net.Conn, hello *sniff.Hello) {
-		f.cfg.Opener.Open(ctx, Opened{Query: q, Guest: guest, Up: up, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
+func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.Conn, up net.Conn, from *pool) *session {
+	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: newUpEnd(up, from)}
+	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) {
+		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: up, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, _, err := f.dialEach(ctx, q)
 			return conn, err
 		}})

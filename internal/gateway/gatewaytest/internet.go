@@ -8,8 +8,10 @@ package gatewaytest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -75,6 +77,15 @@ func (w *Internet) ServeHTTP(addr string, h http.Handler) {
 	w.ServeTCP(addr, func(c net.Conn) {
 		l := newOneConn(c)
 		_ = (&http.Server{Handler: h, ReadHeaderTimeout: time.Minute}).Serve(l)
+	})
+}
+
+// ServeHTTPS is ServeHTTP behind TLS, with HTTP/2 where config offers it.
+func (w *Internet) ServeHTTPS(addr string, config *tls.Config, h http.Handler) {
+	w.ServeTCP(addr, func(c net.Conn) {
+		l := newOneConn(c)
+		l.wrap = func(c net.Conn) net.Conn { return tls.Server(c, config) }
+		_ = (&http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}).Serve(l)
 	})
 }
 
@@ -189,6 +200,7 @@ type oneConn struct {
 	conns chan net.Conn
 	once  sync.Once
 	addr  net.Addr
+	wrap  func(net.Conn) net.Conn // nil leaves it as it is
 }
 
 // closing tells its listener when the connection is closed.
@@ -208,6 +220,9 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	c, ok := <-l.conns
 	if !ok {
 		return nil, net.ErrClosed
+	}
+	if l.wrap != nil {
+		c = l.wrap(c)
 	}
 	return c, nil
 }

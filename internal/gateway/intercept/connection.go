@@ -1,0 +1,222 @@
+package intercept
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/forward"
+	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/secret"
+	"github.com/atollhq/atoll/internal/gateway/sniff"
+)
+
+const (
+	handshakeTimeout = 15 * time.Second
+	redialTimeout    = 45 * time.Second
+)
+
+// connection is one of the guest's, and those to its upstream.
+type connection struct {
+	of        *Interceptor
+	query     policy.Query
+	addr      netip.Addr // that was dialed first
+	host      string     // name or address that upstream is known by, for certificates
+	tls       bool
+	http2     bool     // in plain text
+	alpn      []string // that the guest offered
+	guest     *guestConn
+	redial    func(context.Context) (net.Conn, error)
+	transport *http.Transport
+	refused   error // why no request can be passed on; nil when they can
+
+	requests sync.WaitGroup // being served
+
+	mu    sync.Mutex // guards the following
+	first net.Conn   // to upstream, until the transport takes it
+	ups   []net.Conn // all to upstream; nil after close
+	ended bool
+}
+
+func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *connection {
+	c := &connection{
+		of: i, query: o.Query, addr: o.Addr, host: hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
+		guest: &guestConn{Conn: o.Guest, closed: make(chan struct{})}, redial: o.Redial,
+		first: o.Up, ups: []net.Conn{o.Up},
+	}
+	if o.Hello != nil {
+		c.alpn = o.Hello.ALPN
+	}
+	c.guest.connection = c
+	return c
+}
+
+// hostOf is what upstream's certificate must be for.
+func hostOf(o forward.Opened) string {
+	switch {
+	case o.Query.Name != "":
+		return o.Query.Name
+	case o.Hello != nil && o.Hello.Name != "":
+		return o.Hello.Name
+	}
+	return o.Query.Addr.Unmap().String()
+}
+
+// dest is where the connection's requests go.
+func (c *connection) dest() secret.Dest {
+	return secret.Dest{Name: c.query.Name, Addr: c.query.Addr, Port: c.query.Port, Verified: c.tls}
+}
+
+// authority is the destination as a URL has it.
+func (c *connection) authority() string {
+	host := c.query.Name
+	if host == "" {
+		host = c.query.Addr.Unmap().String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(c.query.Port)))
+}
+
+// close ends the connection and waits for its requests.
+func (c *connection) close() {
+	_ = c.guest.Close()
+	c.mu.Lock()
+	c.ended = true
+	ups := c.ups
+	c.ups = nil
+	c.mu.Unlock()
+	for _, up := range ups {
+		_ = up.Close()
+	}
+	c.requests.Wait()
+	if c.transport != nil {
+		c.transport.CloseIdleConnections()
+	}
+}
+
+// keep notes a connection to upstream, so that close ends it.
+func (c *connection) keep(up net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.ups = append(c.ups, up)
+	}
+	return !c.ended
+}
+
+// forget is the opposite of keep.
+func (c *connection) forget(up net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ups = slices.DeleteFunc(c.ups, func(other net.Conn) bool { return other == up })
+}
+
+// take returns the connection that was dialed first, once.
+func (c *connection) take() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	up := c.first
+	c.first = nil
+	return up
+}
+
+// prepare agrees on a protocol with upstream and makes the guest's end ready
+// to be served.
+func (c *connection) prepare(ctx context.Context) (net.Conn, error) {
+	if c.tls {
+		return c.prepareTLS(ctx)
+	}
+	c.transport = c.newTransport(func(p *http.Protocols) {
+		p.SetHTTP1(!c.http2)
+		p.SetUnencryptedHTTP2(c.http2)
+	})
+	c.transport.DialContext = c.dial
+	return c.guest, nil
+}
+
+func (c *connection) newTransport(speak func(*http.Protocols)) *http.Transport {
+	p := new(http.Protocols)
+	speak(p)
+	return &http.Transport{
+		Protocols:              p,
+		DisableCompression:     true, // what the guest accepts is the guest's to say
+		MaxResponseHeaderBytes: maxHead,
+		IdleConnTimeout:        idleTimeout,
+		ReadBufferSize:         bufferSize, WriteBufferSize: bufferSize,
+		ExpectContinueTimeout: time.Second,
+		HTTP2:                 &http.HTTP2Config{MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: 2 * window},
+	}
+}
+
+const bufferSize = 32 << 10
+
+// dial is the transport's way to upstream, in plain text.
+func (c *connection) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	if up := c.take(); up != nil {
+		return up, nil
+	}
+	return c.again(ctx)
+}
+
+// again connects to upstream once more.
+func (c *connection) again(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, redialTimeout)
+	defer cancel()
+	up, err := c.redial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept := &upConn{Conn: up, of: c}
+	if !c.keep(kept) {
+		_ = up.Close()
+		return nil, net.ErrClosed
+	}
+	return kept, nil
+}
+
+// upConn is a connection to upstream that its connection forgets when it is
+// closed.
+type upConn struct {
+	net.Conn
+	of *connection
+}
+
+// Close implements net.Conn.
+func (u *upConn) Close() error {
+	u.of.forget(u)
+	return u.Conn.Close()
+}
+
+// guestConn is the guest's end, which says when it is closed.
+type guestConn struct {
+	net.Conn
+	connection *connection
+	once       sync.Once
+	closed     chan struct{}
+}
+
+// Close implements net.Conn.
+func (g *guestConn) Close() error {
+	err := g.Conn.Close()
+	g.once.Do(func() { close(g.closed) })
+	return err
+}
+
+type connectionKey struct{}
+
+// withConnection makes a request's connection known to its handler.
+func withConnection(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return context.WithValue(ctx, connectionKey{}, c.(*guestConn).connection)
+}
+
+func connectionOf(r *http.Request) *connection {
+	return r.Context().Value(connectionKey{}).(*connection)
+}

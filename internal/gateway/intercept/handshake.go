@@ -1,0 +1,125 @@
+package intercept
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+)
+
+// The protocols that are read, as ALPN names them.
+const (
+	protoHTTP1 = "http/1.1"
+	protoHTTP2 = "h2"
+)
+
+var (
+	errProtocol = errors.New("the guest speaks nothing that can be read")
+	errOther    = errors.New("upstream speaks another protocol than before")
+)
+
+// prepareTLS shakes hands with upstream first: what it speaks is what the
+// guest is offered. When upstream can't be trusted, the guest's requests are
+// answered with the reason.
+func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
+	offered, ok := readable(c.alpn)
+	if !ok {
+		return nil, errProtocol
+	}
+	leaf, err := c.of.cfg.CA.Leaf(c.host)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: offered, SessionTicketsDisabled: true}
+	up, err := c.handshake(ctx, c.take(), offered)
+	if err != nil {
+		c.refused = &untrusted{err}
+		return tls.Server(c.guest, config), nil
+	}
+	chosen := up.ConnectionState().NegotiatedProtocol
+	if len(offered) > 0 {
+		config.NextProtos = []string{orHTTP1(chosen)}
+	}
+	c.useTLS(up, chosen)
+	return tls.Server(c.guest, config), nil
+}
+
+// readable returns those of the offered protocols that can be read. No offer
+// stands for HTTP/1.1.
+func readable(offered []string) (out []string, ok bool) {
+	for _, p := range offered {
+		if p == protoHTTP1 || p == protoHTTP2 {
+			out = append(out, p)
+		}
+	}
+	return out, len(out) > 0 || len(offered) == 0
+}
+
+func orHTTP1(proto string) string {
+	if proto == protoHTTP2 {
+		return protoHTTP2
+	}
+	return protoHTTP1
+}
+
+// useTLS makes the transport, which begins with a connection that is there.
+func (c *connection) useTLS(first *tls.Conn, proto string) {
+	c.transport = c.newTransport(func(p *http.Protocols) {
+		p.SetHTTP1(proto != protoHTTP2)
+		p.SetHTTP2(proto == protoHTTP2)
+	})
+	ready := make(chan *tls.Conn, 1)
+	ready <- first
+	c.transport.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		select {
+		case up := <-ready:
+			return up, nil
+		default:
+			return c.againTLS(ctx, proto)
+		}
+	}
+}
+
+// againTLS connects once more, to a server that speaks the same.
+func (c *connection) againTLS(ctx context.Context, proto string) (net.Conn, error) {
+	raw, err := c.again(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var offer []string
+	if proto != "" {
+		offer = []string{proto}
+	}
+	up, err := c.handshake(ctx, raw, offer)
+	if err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	if up.ConnectionState().NegotiatedProtocol != proto {
+		_ = raw.Close()
+		return nil, errOther
+	}
+	return up, nil
+}
+
+// handshake verifies that upstream is who the guest wanted to reach.
+func (c *connection) handshake(ctx context.Context, raw net.Conn, offer []string) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	up := tls.Client(raw, &tls.Config{
+		ServerName: c.host, RootCAs: c.of.cfg.Roots, NextProtos: offer, ClientSessionCache: c.of.sessions,
+	})
+	if err := up.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("handshake with %s: %w", c.host, err)
+	}
+	return up, nil
+}
+
+// untrusted is why nothing is sent to an upstream.
+type untrusted struct{ cause error }
+
+func (u *untrusted) Error() string { return u.cause.Error() }
+
+func (u *untrusted) Unwrap() error { return u.cause }
