@@ -24,17 +24,17 @@ const (
 
 // connection is one of the guest's, and those to its upstream.
 type connection struct {
-	of        *Interceptor
-	query     policy.Query
-	addr      netip.Addr // that was dialed first
-	host      string     // name or address that upstream is known by, for certificates
-	tls       bool
-	http2     bool     // in plain text
-	alpn      []string // that the guest offered
-	guest     *guestConn
-	redial    func(context.Context) (net.Conn, error)
-	transport *http.Transport
-	refused   error // why no request can be passed on; nil when they can
+	of       *Interceptor
+	query    policy.Query
+	addr     netip.Addr // that was dialed first
+	host     string     // name or address that upstream is known by, for certificates
+	tls      bool
+	http2    bool     // in plain text
+	alpn     []string // that the guest offered
+	guest    *guestConn
+	redial   func(context.Context) (net.Conn, error)
+	upstream *upstream // nil when refused is set
+	refused  error     // why no request can be passed on; nil when they can
 
 	requests sync.WaitGroup // being served
 
@@ -94,8 +94,8 @@ func (c *connection) close() {
 		_ = up.Close()
 	}
 	c.requests.Wait()
-	if c.transport != nil {
-		c.transport.CloseIdleConnections()
+	if c.upstream != nil {
+		c.upstream.close()
 	}
 }
 
@@ -131,26 +131,12 @@ func (c *connection) prepare(ctx context.Context) (net.Conn, error) {
 	if c.tls {
 		return c.prepareTLS(ctx)
 	}
-	c.transport = c.newTransport(func(p *http.Protocols) {
+	c.upstream = newUpstream("http", c.authority(), func(p *http.Protocols) {
 		p.SetHTTP1(!c.http2)
 		p.SetUnencryptedHTTP2(c.http2)
 	})
-	c.transport.DialContext = c.dial
+	c.upstream.transport.DialContext = c.dial
 	return c.guest, nil
-}
-
-func (c *connection) newTransport(speak func(*http.Protocols)) *http.Transport {
-	p := new(http.Protocols)
-	speak(p)
-	return &http.Transport{
-		Protocols:              p,
-		DisableCompression:     true, // what the guest accepts is the guest's to say
-		MaxResponseHeaderBytes: maxHead,
-		IdleConnTimeout:        idleTimeout,
-		ReadBufferSize:         bufferSize, WriteBufferSize: bufferSize,
-		ExpectContinueTimeout: time.Second,
-		HTTP2:                 &http.HTTP2Config{MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: 2 * window},
-	}
 }
 
 const bufferSize = 32 << 10

@@ -137,7 +137,7 @@ func (e *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil
 		},
 	}))
-	resp, err := e.transport.RoundTrip(r)
+	resp, err := e.upstream.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}

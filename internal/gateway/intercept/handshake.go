@@ -64,15 +64,16 @@ func orHTTP1(proto string) string {
 	return protoHTTP1
 }
 
-// useTLS makes the transport, which begins with a connection that is there.
+// useTLS makes the way to upstream, which begins with a connection that is
+// there.
 func (c *connection) useTLS(first *tls.Conn, proto string) {
-	c.transport = c.newTransport(func(p *http.Protocols) {
+	c.upstream = newUpstream("https", c.authority(), func(p *http.Protocols) {
 		p.SetHTTP1(proto != protoHTTP2)
 		p.SetHTTP2(proto == protoHTTP2)
 	})
 	ready := make(chan *tls.Conn, 1)
 	ready <- first
-	c.transport.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	c.upstream.transport.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		select {
 		case up := <-ready:
 			return up, nil
