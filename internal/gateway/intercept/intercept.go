@@ -81,7 +81,7 @@ func New(cfg Config) *Interceptor {
 		ReadHeaderTimeout: headTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: 2 * window},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: frameSize, MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: 2 * window},
 		ConnContext:       withConnection,
 		ErrorLog:          silent,
 	}
@@ -95,6 +95,9 @@ func New(cfg Config) *Interceptor {
 // silent takes what net/http logs: broken handshakes and heads are the guest's
 // business.
 var silent = log.New(io.Discard, "", 0)
+
+// frameSize is how many bytes one frame of a guest's HTTP/2 may have.
+const frameSize = 16 << 10
 
 // window is how many bytes of an HTTP/2 stream may be under way.
 const window = 1 << 20
