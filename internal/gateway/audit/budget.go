@@ -1,0 +1,77 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	reportEvery = 5 * time.Second // how often dropped records are told of
+	ruleTooMany = "too many records"
+)
+
+// budget bounds the rate of records of one sort: a bucket of tokens, one for
+// each record.
+type budget struct {
+	decision  string // of these records
+	perSecond float64
+	most      float64 // tokens
+	tokens    float64
+	filled    time.Time
+	lost      int // events that were dropped and not yet told of
+	told      time.Time
+}
+
+func newBudget(decision string, perSecond, most float64, now time.Time) budget {
+	return budget{decision: decision, perSecond: perSecond, most: most, tokens: most, filled: now}
+}
+
+func (b *budget) take(now time.Time) bool {
+	b.tokens = min(b.most, b.tokens+b.perSecond*now.Sub(b.filled).Seconds())
+	b.filled = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// budgets are one for each sort of record that must not be hidden by a flood
+// of the others.
+type budgets struct{ secret, allowed, refused budget }
+
+func newBudgets(now time.Time) budgets {
+	return budgets{
+		secret:  newBudget(Allow, 50, 2000, now),
+		allowed: newBudget(Allow, 50, 2000, now),
+		refused: newBudget(Refuse, 10, 1000, now),
+	}
+}
+
+func (b *budgets) of(r Record) *budget {
+	switch {
+	case r.Decision != Allow:
+		return &b.refused
+	case len(r.Secrets) > 0:
+		return &b.secret
+	}
+	return &b.allowed
+}
+
+func (b *budgets) lost() bool { return b.secret.lost+b.allowed.lost+b.refused.lost > 0 }
+
+// report returns records of what was dropped, seldom enough to be no flood
+// themselves.
+func (b *budgets) report(now time.Time, all bool) (out []Record) {
+	for _, each := range []*budget{&b.secret, &b.allowed, &b.refused} {
+		if each.lost == 0 || !all && now.Sub(each.told) < reportEvery {
+			continue
+		}
+		out = append(out, Record{
+			Time: stamp(now), Kind: Lost, Decision: each.decision, Rule: ruleTooMany,
+			Note: fmt.Sprintf("%d records were dropped", each.lost), Count: each.lost,
+		})
+		each.lost, each.told = 0, now
+	}
+	return out
+}

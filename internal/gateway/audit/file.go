@@ -1,0 +1,189 @@
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	flushEvery = 100 * time.Millisecond // until a record is in the file
+	maxQueued  = 1024                   // records on their way to the file
+)
+
+// FileConfig describes a File.
+type FileConfig struct {
+	Path    string
+	Older   string // what Path is renamed to when it is full
+	Max     int64  // bytes in each of the two
+	Sandbox string // id
+	Log     *slog.Logger
+}
+
+// File is a Log in a file, one record per line. It keeps nothing before Open
+// and after Close.
+//
+// The guest decides how much there is to record, so much is bounded: the
+// file's size, records waiting for the disk, their rate (separately for what
+// was allowed and what was refused, so that a flood of the one hides nothing
+// of the other), and their text. Repetitions become one record with a count.
+// What had to be dropped is counted and recorded.
+//
+// Add only takes a mutex; one goroutine writes. A disk that takes nothing is
+// logged once and counts as dropping.
+type File struct {
+	cfg  FileConfig
+	out  rotating      // the goroutine's own
+	wake chan struct{} // something was added; holds one
+	stop chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex // guards the following
+	open    bool
+	queue   []Record
+	repeats repeats
+	budgets budgets
+}
+
+// NewFile makes a File that is not open yet.
+func NewFile(cfg FileConfig) *File {
+	return &File{
+		cfg: cfg, out: rotating{path: cfg.Path, older: cfg.Older, max: cfg.Max},
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		budgets: newBudgets(time.Now()),
+	}
+}
+
+// Open begins to keep records. It may be called once.
+func (f *File) Open() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open {
+		return errors.New("open network audit: it is open")
+	}
+	if err := f.out.open(); err != nil {
+		return err
+	}
+	f.open = true
+	go f.run()
+	return nil
+}
+
+// Close writes out what there is and closes the file. It is idempotent, and
+// does nothing to a File that was not opened.
+func (f *File) Close() error {
+	f.mu.Lock()
+	was := f.open
+	f.open = false
+	f.mu.Unlock()
+	if !was {
+		return nil
+	}
+	close(f.stop)
+	<-f.done
+	return f.out.close()
+}
+
+// Add implements Log.
+func (f *File) Add(r Record) {
+	now := time.Now()
+	r.Sandbox = f.cfg.Sandbox
+	r = bounded(r, now)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.open {
+		return
+	}
+	if !f.repeats.merge(r) && f.enqueue(r, now) {
+		f.repeats.remember(r, now)
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enqueue must be called with mu held.
+func (f *File) enqueue(r Record, now time.Time) bool {
+	b := f.budgets.of(r)
+	if len(f.queue) >= maxQueued || !b.take(now) {
+		b.lost += r.events()
+		return false
+	}
+	f.queue = append(f.queue, r)
+	return true
+}
+
+// run writes until stop is closed. It sleeps while there is nothing to do.
+func (f *File) run() {
+	defer close(f.done)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	ticking := true
+	for {
+		select {
+		case <-f.wake:
+			if !ticking {
+				tick.Reset(flushEvery)
+				ticking = true
+			}
+		case <-tick.C:
+			if ticking = f.flush(false); !ticking {
+				tick.Stop()
+			}
+		case <-f.stop:
+			f.flush(true)
+			return
+		}
+	}
+}
+
+// flush writes what is due, and reports whether more will be.
+func (f *File) flush(last bool) (more bool) {
+	batch := f.collect(time.Now(), last)
+	for _, r := range batch {
+		if err := f.write(r); err != nil {
+			f.lose(r, err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.queue) > 0 || len(f.repeats) > 0 || f.budgets.lost()
+}
+
+func (f *File) collect(now time.Time, last bool) []Record {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.repeats.due(now, last) {
+		f.enqueue(r, now)
+	}
+	batch := f.queue
+	f.queue = nil
+	for _, r := range f.budgets.report(now, last) {
+		r.Sandbox = f.cfg.Sandbox
+		batch = append(batch, r)
+	}
+	return batch
+}
+
+func (f *File) write(r Record) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err // a Record always encodes
+	}
+	return f.out.write(append(line, '\n'))
+}
+
+// lose counts a record that the disk did not take.
+func (f *File) lose(r Record, err error) {
+	f.mu.Lock()
+	b := f.budgets.of(r)
+	b.lost += r.events()
+	f.mu.Unlock()
+	if !f.out.failed {
+		f.out.failed = true
+		f.cfg.Log.Error("write network audit", "error", err)
+	}
+}
