@@ -191,7 +191,7 @@ func TestFloods(t *testing.T) {
 				lines++
 			}
 		}
-		if events != flood || lines > 1000+100*10+100 || others != 2 {
+		if events != flood || lines > 2000+100*10+100 || others != 2 {
 			t.Errorf("%d events in %d lines, %d other ones", events, lines, others)
 		}
 	})

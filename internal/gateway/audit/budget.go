@@ -44,7 +44,7 @@ func newBudgets(now time.Time) budgets {
 	return budgets{
 		secret:  newBudget(Allow, 50, 2000, now),
 		allowed: newBudget(Allow, 50, 2000, now),
-		refused: newBudget(Refuse, 10, 1000, now),
+		refused: newBudget(Refuse, 10, 2000, now),
 	}
 }
 
