@@ -99,6 +99,9 @@ func TestRecordsAreInTheFileSoon(t *testing.T) {
 			t.Error(err)
 		}
 		k.Add(connected(2))
+		if k.Open() == nil {
+			t.Error("opened again")
+		}
 		if n := len(k.records()); n != 2 {
 			t.Errorf("%d records after the end", n)
 		}
@@ -157,8 +160,31 @@ func TestOneRepetitionIsARecordLikeAnother(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		time.Sleep(repeatFor + 2*flushEvery)
+		k.mu.Lock()
+		defer k.mu.Unlock()
 		if len(k.repeats) != 0 {
 			t.Error("what was repeated is never forgotten")
+		}
+	})
+}
+
+// Long records are kept less often, so that what is written in a second is
+// bounded, too.
+func TestFloodsOfLongRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, 64<<20)
+		for i := range 10_000 {
+			r := connected(i)
+			r.Method, r.Path = fmt.Sprint(i), strings.Repeat("\x01", maxPath)
+			k.Add(r)
+			if i%1000 == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		_ = k.Close()
+		info, err := os.Stat(k.cfg.Path)
+		if most := int64((2000 + 50*12) * perToken); err != nil || info.Size() > most || info.Size() < most/2 {
+			t.Errorf("%d bytes, %v", info.Size(), err)
 		}
 	})
 }

@@ -11,7 +11,7 @@ const (
 )
 
 // budget bounds the rate of records of one sort: a bucket of tokens, one for
-// each record.
+// each record, and more for a long one.
 type budget struct {
 	decision  string // of these records
 	perSecond float64
@@ -26,13 +26,17 @@ func newBudget(decision string, perSecond, most float64, now time.Time) budget {
 	return budget{decision: decision, perSecond: perSecond, most: most, tokens: most, filled: now}
 }
 
-func (b *budget) take(now time.Time) bool {
+// perToken is how many bytes a token pays for.
+const perToken = 512
+
+func (b *budget) take(size int, now time.Time) bool {
+	cost := max(1, float64(size)/perToken)
 	b.tokens = min(b.most, b.tokens+b.perSecond*now.Sub(b.filled).Seconds())
 	b.filled = now
-	if b.tokens < 1 {
+	if b.tokens < cost {
 		return false
 	}
-	b.tokens--
+	b.tokens -= cost
 	return true
 }
 

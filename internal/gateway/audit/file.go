@@ -35,14 +35,17 @@ type FileConfig struct {
 // logged once and counts as dropping.
 type File struct {
 	cfg  FileConfig
-	out  rotating      // the goroutine's own
+	out  rotating      // the goroutine's own, as is complained
 	wake chan struct{} // something was added; holds one
 	stop chan struct{}
 	done chan struct{}
 
+	complained bool // of the disk
+
 	mu      sync.Mutex // guards the following
+	opened  bool       // once
 	open    bool
-	queue   []Record
+	queue   []queued
 	repeats repeats
 	budgets budgets
 }
@@ -60,13 +63,13 @@ func NewFile(cfg FileConfig) *File {
 func (f *File) Open() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.open {
-		return errors.New("open network audit: it is open")
+	if f.opened {
+		return errors.New("open network audit: it was opened before")
 	}
 	if err := f.out.open(); err != nil {
 		return err
 	}
-	f.open = true
+	f.opened, f.open = true, true
 	go f.run()
 	return nil
 }
@@ -105,14 +108,26 @@ func (f *File) Add(r Record) {
 	}
 }
 
+// queued is a record on its way to the file.
+type queued struct {
+	line   []byte
+	events int
+	of     *budget
+}
+
+func encode(r Record, of *budget) queued {
+	line, _ := json.Marshal(r) // a Record always encodes
+	return queued{append(line, '\n'), r.events(), of}
+}
+
 // enqueue must be called with mu held.
 func (f *File) enqueue(r Record, now time.Time) bool {
-	b := f.budgets.of(r)
-	if len(f.queue) >= maxQueued || !b.take(now) {
-		b.lost += r.events()
+	q := encode(r, f.budgets.of(r))
+	if len(f.queue) >= maxQueued || !q.of.take(len(q.line), now) {
+		q.of.lost += q.events
 		return false
 	}
-	f.queue = append(f.queue, r)
+	f.queue = append(f.queue, q)
 	return true
 }
 
@@ -142,10 +157,9 @@ func (f *File) run() {
 
 // flush writes what is due, and reports whether more will be.
 func (f *File) flush(last bool) (more bool) {
-	batch := f.collect(time.Now(), last)
-	for _, r := range batch {
-		if err := f.write(r); err != nil {
-			f.lose(r, err)
+	for _, q := range f.collect(time.Now(), last) {
+		if err := f.out.write(q.line); err != nil {
+			f.lose(q, err)
 		}
 	}
 	f.mu.Lock()
@@ -153,7 +167,7 @@ func (f *File) flush(last bool) (more bool) {
 	return len(f.queue) > 0 || len(f.repeats) > 0 || f.budgets.lost()
 }
 
-func (f *File) collect(now time.Time, last bool) []Record {
+func (f *File) collect(now time.Time, last bool) []queued {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.repeats.due(now, last) {
@@ -163,27 +177,18 @@ func (f *File) collect(now time.Time, last bool) []Record {
 	f.queue = nil
 	for _, r := range f.budgets.report(now, last) {
 		r.Sandbox = f.cfg.Sandbox
-		batch = append(batch, r)
+		batch = append(batch, encode(r, f.budgets.of(r)))
 	}
 	return batch
 }
 
-func (f *File) write(r Record) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err // a Record always encodes
-	}
-	return f.out.write(append(line, '\n'))
-}
-
 // lose counts a record that the disk did not take.
-func (f *File) lose(r Record, err error) {
+func (f *File) lose(q queued, err error) {
 	f.mu.Lock()
-	b := f.budgets.of(r)
-	b.lost += r.events()
+	q.of.lost += q.events
 	f.mu.Unlock()
-	if !f.out.failed {
-		f.out.failed = true
+	if !f.complained {
+		f.complained = true
 		f.cfg.Log.Error("write network audit", "error", err)
 	}
 }

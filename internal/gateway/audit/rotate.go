@@ -12,7 +12,6 @@ type rotating struct {
 	max         int64
 	file        *os.File // nil after a failure
 	size        int64
-	failed      bool // a write has failed; for whoever complains of it
 }
 
 func (w *rotating) open() error {
