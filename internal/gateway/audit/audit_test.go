@@ -226,11 +226,14 @@ func TestFloods(t *testing.T) {
 func TestWaitingRecordsAreBounded(t *testing.T) {
 	f := NewFile(FileConfig{})
 	f.open = true // nobody writes
-	for i := range 2 * maxQueued {
+	for i := range maxWaiting + 500 {
 		f.Add(connected(i))
 	}
-	if len(f.queue) != maxQueued || f.budgets.allowed.lost != maxQueued || len(f.repeats) > maxRepeated {
+	if len(f.queue) != maxWaiting || f.budgets.allowed.lost != 500 || len(f.repeats) > maxRepeated {
 		t.Errorf("%d waiting, %d lost, %d remembered", len(f.queue), f.budgets.allowed.lost, len(f.repeats))
+	}
+	if f.Add(refused("a.test")); len(f.queue) != maxWaiting+1 {
+		t.Error("what waits makes no room for records of another sort")
 	}
 }
 

@@ -18,6 +18,7 @@ type budget struct {
 	most      float64 // tokens
 	tokens    float64
 	filled    time.Time
+	waiting   int // records for the disk
 	lost      int // events that were dropped and not yet told of
 	told      time.Time
 }
@@ -62,12 +63,21 @@ func (b *budgets) of(r Record) *budget {
 	return &b.allowed
 }
 
+func (b *budgets) each() []*budget { return []*budget{&b.secret, &b.allowed, &b.refused} }
+
 func (b *budgets) lost() bool { return b.secret.lost+b.allowed.lost+b.refused.lost > 0 }
+
+// taken is called when nothing waits any more.
+func (b *budgets) taken() {
+	for _, each := range b.each() {
+		each.waiting = 0
+	}
+}
 
 // report returns records of what was dropped, seldom enough to be no flood
 // themselves.
 func (b *budgets) report(now time.Time, all bool) (out []Record) {
-	for _, each := range []*budget{&b.secret, &b.allowed, &b.refused} {
+	for _, each := range b.each() {
 		if each.lost == 0 || !all && now.Sub(each.told) < reportEvery {
 			continue
 		}

@@ -10,7 +10,7 @@ import (
 
 const (
 	flushEvery = 100 * time.Millisecond // until a record is in the file
-	maxQueued  = 1024                   // records on their way to the file
+	maxWaiting = 1024                   // records of one sort that wait for the disk
 )
 
 // FileConfig describes a File.
@@ -123,10 +123,11 @@ func encode(r Record, of *budget) queued {
 // enqueue must be called with mu held.
 func (f *File) enqueue(r Record, now time.Time) bool {
 	q := encode(r, f.budgets.of(r))
-	if len(f.queue) >= maxQueued || !q.of.take(len(q.line), now) {
+	if q.of.waiting >= maxWaiting || !q.of.take(len(q.line), now) {
 		q.of.lost += q.events
 		return false
 	}
+	q.of.waiting++
 	f.queue = append(f.queue, q)
 	return true
 }
@@ -175,6 +176,7 @@ func (f *File) collect(now time.Time, last bool) []queued {
 	}
 	batch := f.queue
 	f.queue = nil
+	f.budgets.taken()
 	for _, r := range f.budgets.report(now, last) {
 		r.Sandbox = f.cfg.Sandbox
 		batch = append(batch, encode(r, f.budgets.of(r)))
