@@ -29,15 +29,20 @@ func newServer(t *testing.T) (*clienttest.Server, *client.Client) {
 	t.Helper()
 	srv := clienttest.New(t.TempDir())
 	t.Cleanup(srv.Close)
+	return srv, newClient(t, srv.URL)
+}
+
+func newClient(t *testing.T, url string) *client.Client {
+	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	c, err := client.New(client.Options{
-		Endpoint: srv.URL, Token: clienttest.Token, HTTPClient: &http.Client{Transport: transport},
+		Endpoint: url, Token: clienttest.Token, HTTPClient: &http.Client{Transport: transport},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return srv, c
+	return c
 }
 
 func newSandbox(t *testing.T) (*clienttest.Server, *client.Sandbox) {

@@ -32,9 +32,12 @@ type CreateOptions struct {
 	Env       map[string]string
 	Region    string
 	Isolation string    // "", "auto", "gvisor" or "microvm"
-	AllowNet  *[]string // nil: no restriction
-	Root      string
-	Volumes   map[string]string // mount path → volume
+	AllowNet  *[]string // hosts that may be reached, and no others; nil: no restriction
+	// Secrets are, by the name of the variable that holds the placeholder,
+	// values that the sandbox uses without seeing them.
+	Secrets map[string]api.Secret
+	Root    string
+	Volumes map[string]string // mount path → volume
 }
 
 func (o CreateOptions) config() api.SandboxConfig {
@@ -43,6 +46,7 @@ func (o CreateOptions) config() api.SandboxConfig {
 		Labels:    o.Labels,
 		Env:       o.Env,
 		AllowNet:  o.AllowNet,
+		Secrets:   o.Secrets,
 		Region:    o.Region,
 		Isolation: o.Isolation,
 	}
@@ -124,7 +128,7 @@ func (s *Sandboxes) List(ctx context.Context, o ListOptions) ([]api.Sandbox, err
 // *APIError with status 404.
 func (s *Sandboxes) Get(ctx context.Context, id string) (*api.Sandbox, error) {
 	var out api.Sandbox
-	err := s.client.do(ctx, http.MethodGet, s.client.sandboxURL.String()+sandboxPath(id), nil, &out)
+	err := s.client.do(ctx, http.MethodGet, s.url(id), nil, &out)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +137,7 @@ func (s *Sandboxes) Get(ctx context.Context, id string) (*api.Sandbox, error) {
 
 // Kill ends a sandbox at once.
 func (s *Sandboxes) Kill(ctx context.Context, id string) error {
-	return s.client.do(ctx, http.MethodDelete, s.client.sandboxURL.String()+sandboxPath(id), nil, nil)
+	return s.client.do(ctx, http.MethodDelete, s.url(id), nil, nil)
 }
 
 // Extend moves the end of a sandbox's lifetime to d from now, at most 30
@@ -141,7 +145,7 @@ func (s *Sandboxes) Kill(ctx context.Context, id string) error {
 func (s *Sandboxes) Extend(ctx context.Context, id string, d time.Duration) (time.Time, error) {
 	stopAt := time.Now().Add(d).UnixMilli()
 	var granted api.PatchSandboxResult
-	err := s.client.do(ctx, http.MethodPatch, s.client.sandboxURL.String()+sandboxPath(id),
+	err := s.client.do(ctx, http.MethodPatch, s.url(id),
 		api.PatchSandbox{StopAtMS: &stopAt}, &granted)
 	return time.UnixMilli(granted.StopAtMS).UTC(), err
 }
@@ -151,30 +155,11 @@ const maxBody = 32 << 20
 
 // do makes one JSON request. body and out may be nil.
 func (c *Client) do(ctx context.Context, method, target string, body, out any) error {
-	var payload io.Reader
-	if body != nil {
-		encoded, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-		payload = bytes.NewReader(encoded)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	resp, err := c.send(ctx, method, target, body)
 	if err != nil {
-		return fmt.Errorf("make request: %w", err)
-	}
-	req.Header = c.header()
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("reach the server: %w", err)
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		return apiErrorOf(resp)
-	}
 	if out == nil {
 		return nil
 	}
@@ -182,6 +167,36 @@ func (c *Client) do(ctx context.Context, method, target string, body, out any) e
 		return fmt.Errorf("read the server's answer: %w", err)
 	}
 	return nil
+}
+
+// send makes a request, whose body may be nil. The answer is one of success;
+// the caller closes its body.
+func (c *Client) send(ctx context.Context, method, target string, body any) (*http.Response, error) {
+	var payload io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		payload = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header = c.header()
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("reach the server: %w", err)
+	}
+	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
+		return nil, apiErrorOf(resp)
+	}
+	return resp, nil
 }
 
 // apiErrorOf reads a failed response. A body that is not the API's error

@@ -62,6 +62,11 @@ type sandbox struct {
 	env     map[string]string
 	session bool
 	conns   map[*Conn]bool
+
+	policy  api.NetworkPolicy
+	secrets map[string]api.Secret
+	records []api.AuditRecord
+	changed chan struct{} // closed and replaced with each record, and at the end
 }
 
 // New starts a server whose sandboxes live below dir.
@@ -77,7 +82,9 @@ func New(dir string) *Server {
 	mux.HandleFunc("GET /api/v3/sandbox/{id}/connect", s.connect)
 	mux.HandleFunc("GET /api/v3/sandbox/{id}", s.get)
 	mux.HandleFunc("DELETE /api/v3/sandbox/{id}", s.kill)
-	mux.HandleFunc("PATCH /api/v3/sandbox/{id}", s.extend)
+	mux.HandleFunc("PATCH /api/v3/sandbox/{id}", s.patch)
+	mux.HandleFunc("GET /api/v3/sandbox/{id}/network", s.network)
+	mux.HandleFunc("GET /api/v3/sandbox/{id}/audit", s.audit)
 	mux.HandleFunc("GET /api/v2/sandboxes", s.list)
 	s.http = httptest.NewServer(s.authorized(mux))
 	s.URL = s.http.URL
@@ -160,6 +167,7 @@ func (s *Server) add(config api.SandboxConfig) (*sandbox, error) {
 	id := fmt.Sprintf("sbx_ord_%020d", s.created)
 	sb := &sandbox{
 		root: filepath.Join(s.dir, id), env: map[string]string{}, conns: map[*Conn]bool{},
+		policy: policyOf(config), secrets: config.Secrets, changed: make(chan struct{}),
 		session: config.Timeout == "session" || config.Timeout == "",
 		info: api.Sandbox{
 			ID: id, Region: "ord", Status: api.StatusRunning, Labels: config.Labels,
@@ -169,6 +177,9 @@ func (s *Server) add(config api.SandboxConfig) (*sandbox, error) {
 	}
 	for k, v := range config.Env {
 		sb.env[k] = v
+	}
+	for k := range config.Secrets {
+		sb.env[k] = "placeholder of " + k
 	}
 	if config.MemoryMB != nil {
 		sb.info.MemoryMiB = *config.MemoryMB
@@ -219,6 +230,7 @@ func (s *Server) end(sb *sandbox, reason string) {
 	}
 	sb.info.Status, sb.info.StopReason = api.StatusStopped, reason
 	sb.info.StoppedAt = &api.Date{Time: sb.info.CreatedAt.Time}
+	sb.tell()
 	s.mu.Unlock()
 	s.CloseConns(sb.info.ID, int(websocket.StatusNormalClosure), closeText(reason))
 }
@@ -229,19 +241,6 @@ func closeText(reason string) string {
 		return "sandbox killed"
 	}
 	return "session closed"
-}
-
-func (s *Server) extend(w http.ResponseWriter, r *http.Request) {
-	sb := s.find(w, r)
-	if sb == nil {
-		return
-	}
-	var patch api.PatchSandbox
-	if json.NewDecoder(r.Body).Decode(&patch) != nil || patch.StopAtMS == nil {
-		fail(w, http.StatusBadRequest, "INVALID_STOP_AT", "stop_at_ms is missing.")
-		return
-	}
-	_ = json.NewEncoder(w).Encode(api.PatchSandboxResult{StopAtMS: *patch.StopAtMS})
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/atollhq/atoll/internal/cgroup"
+	"github.com/atollhq/atoll/internal/gateway/audit"
+	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
 	"github.com/atollhq/atoll/internal/shim"
@@ -94,11 +96,27 @@ func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	gateway, err := shim.NewGateway(spec.Gateway, log)
+	parts := shim.Parts{Driver: driver, Network: shim.Network(), Log: log}
+	var record audit.Log
+	if file := newAudit(spec, log); file != nil {
+		record, parts.Audit = file, file
+	}
+	gateway, err := shim.NewGateway(spec.Gateway, record, log)
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	return shim.Parts{Driver: driver, Gateway: shim.Enforcer{Gateway: gateway}, Network: shim.Network(), Log: log}, nil
+	parts.Gateway = shim.Enforcer{Gateway: gateway}
+	return parts, nil
+}
+
+// newAudit returns nil where none is kept.
+func newAudit(spec wire.Spec, log *slog.Logger) *audit.File {
+	if spec.Gateway.AuditFile == "" {
+		return nil
+	}
+	return audit.NewFile(audit.FileConfig{
+		Path: spec.Gateway.AuditFile, Older: layout.Older(spec.Gateway.AuditFile), Max: spec.Gateway.AuditMax, Sandbox: spec.ID, Log: log,
+	})
 }
 
 func newDriver(spec wire.Spec, log *slog.Logger) (machine.Driver, error) {

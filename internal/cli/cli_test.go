@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/client/clienttest"
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/cli"
@@ -54,6 +56,8 @@ func TestScripts(t *testing.T) {
 			"readid":     cmdReadID,
 			"initstore":  cmdInitStore,
 			"firsttoken": cmdFirstToken,
+			"record":     cmdRecord,
+			"secret":     cmdSecret,
 		},
 	})
 }
@@ -68,6 +72,7 @@ func setup(env *testscript.Env) error {
 	}
 	srv := clienttest.New(dir)
 	env.Defer(srv.Close)
+	env.Values["server"] = srv
 	env.Setenv("URL", srv.URL)
 	env.Setenv("SERVER", dir)
 	env.Setenv("DATA", data)
@@ -101,6 +106,29 @@ func cmdReadID(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: readid NAME, after a command with output")
 	}
 	ts.Setenv(args[0], words[len(words)-1])
+}
+
+// cmdRecord adds a file's lines to the audit of a sandbox: record ID file.
+func cmdRecord(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: record ID file")
+	}
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		var r api.AuditRecord
+		ts.Check(json.Unmarshal([]byte(line), &r))
+		ts.Value("server").(*clienttest.Server).Record(args[0], r)
+	}
+}
+
+// cmdSecret checks the value of a secret as the server got it: secret ID NAME
+// value.
+func cmdSecret(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: secret ID NAME value")
+	}
+	if got := ts.Value("server").(*clienttest.Server).Secret(args[0], args[1]); got != args[2] {
+		ts.Fatalf("the server got %q", got)
+	}
 }
 
 // cmdInitStore makes the store that a first start of the server would make.

@@ -25,6 +25,7 @@ type sandboxOptions struct {
 	copy      []string
 	region    string
 	isolation string
+	network   networkOptions
 }
 
 func (o *sandboxOptions) addFlags(f *pflag.FlagSet, timeout, timeoutHelp string) {
@@ -35,17 +36,20 @@ func (o *sandboxOptions) addFlags(f *pflag.FlagSet, timeout, timeoutHelp string)
 	f.StringArrayVar(&o.copy, "copy", nil, "copy a file or directory into the home directory first; repeatable")
 	f.StringVar(&o.region, "region", "", "region (default: the server's)")
 	f.StringVar(&o.isolation, "isolation", "", `"auto", "gvisor" or "microvm" (default: the server's)`)
+	o.network.addFlags(f)
 }
 
 // build turns the flags into a request.
 func (o *sandboxOptions) build(getenv func(string) string) (client.CreateOptions, error) {
 	c := client.CreateOptions{Region: o.region, Isolation: o.isolation}
-	var errTimeout, errMemory, errLabel, errEnv error
+	var errTimeout, errMemory, errLabel, errEnv, errAllow, errSecret error
 	c.Timeout, errTimeout = parseTimeout(o.timeout)
 	c.MemoryMiB, errMemory = parseMemory(o.memory)
 	c.Labels, errLabel = parsePairs("--label", o.labels, nil)
 	c.Env, errEnv = parsePairs("--env", o.env, getenv)
-	if err := errors.Join(errTimeout, errMemory, errLabel, errEnv); err != nil {
+	c.AllowNet, errAllow = o.network.list()
+	c.Secrets, errSecret = o.network.read(getenv)
+	if err := errors.Join(errTimeout, errMemory, errLabel, errEnv, errAllow, errSecret); err != nil {
 		return c, &usageError{err}
 	}
 	return c, nil

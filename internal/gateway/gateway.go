@@ -120,6 +120,7 @@ func New(cfg Config) (*Gateway, error) {
 		DecideAddr:  g.judge.DecideAddr,
 		Virtual:     g.byName,
 		Names:       g.names,
+		Refused:     func(name, rule string) { cfg.Audit.Add(refusedName(name, rule)) },
 		MaxInFlight: limits.DNS,
 		Log:         cfg.Log,
 	})
@@ -144,6 +145,10 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.ip = ip
 	return g, nil
+}
+
+func refusedName(name, rule string) audit.Record {
+	return audit.Record{Kind: audit.Name, Name: name, Protocol: string(policy.DNS), Decision: audit.Refuse, Rule: rule}
 }
 
 // maxNames is how many names a sandbox may be about to connect to.

@@ -17,7 +17,11 @@ type Sandboxes interface {
 	Create(ctx context.Context, org string, spec sandbox.Spec) (*sandbox.Client, error)
 	Connect(ctx context.Context, org, id string) (*sandbox.Client, error)
 	Kill(ctx context.Context, org, id string) error
+	MayExtend(ctx context.Context, org, id string, want time.Time) error
 	Extend(ctx context.Context, org, id string, want time.Time) (time.Time, error)
+	Network(ctx context.Context, org, id string) (api.NetworkPolicy, error)
+	SetNetwork(ctx context.Context, org, id string, allow *[]string) (api.NetworkPolicy, error)
+	AuditFiles(ctx context.Context, org, id string) (sandbox.AuditFiles, error)
 	Get(ctx context.Context, org, id string) (api.Sandbox, error)
 	List(ctx context.Context, org string, f sandbox.Filter) ([]api.Sandbox, error)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/httpapi"
+	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/obs"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
@@ -69,16 +70,30 @@ type world struct {
 	launcher *sandboxtest.Launcher
 	store    *storetest.Memory
 	audit    *auditLog
+	data     layout.Data
+	limits   sandbox.Limits
 	logs     *bytes.Buffer // read it after the server has stopped
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &bytes.Buffer{}}
+func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
+
+func newWorldWith(t *testing.T, change func(*world)) *world {
+	w := &world{
+		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &bytes.Buffer{},
+		data: layout.Data{Dir: t.TempDir()},
+		limits: sandbox.Limits{
+			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5,
+			Regions: []string{"ord", "ams"}, Isolations: []string{"fake"},
+		},
+	}
+	if change != nil {
+		change(w)
+	}
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	metrics := obs.NewMetrics()
 	manager := sandbox.NewManager(sandbox.Options{
 		Store: w.store, Launcher: w.launcher, Observer: observer{metrics}, Log: log,
-		Template: sandbox.ShimSpec{Driver: "fake"}, MaxSandboxes: 1000, Starts: 4,
+		Template: sandbox.ShimSpec{Driver: "fake"}, Data: w.data, MaxSandboxes: 1000, Starts: 4,
 		StartTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
 		MaxExtend: 30 * time.Minute, SessionGrace: time.Minute, Retention: time.Hour,
 	})
@@ -94,11 +109,7 @@ func newWorld(t *testing.T) *world {
 	w.must(err)
 	server := httptest.NewServer(httpapi.New(httpapi.Options{
 		Sandboxes: manager, Auth: keeper, Audit: w.audit, Metrics: metrics, Log: log,
-		Limits: sandbox.Limits{
-			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5,
-			Regions: []string{"ord", "ams"}, Isolations: []string{"fake"},
-		},
-		MaxMessage: maxMessage, DeadAfter: time.Minute, Version: "test",
+		Limits: w.limits, MaxMessage: maxMessage, DeadAfter: time.Minute, Version: "test",
 	}))
 	w.url = server.URL
 	t.Cleanup(func() {
@@ -374,6 +385,7 @@ func TestTokens(t *testing.T) {
 		{"GET", "/api/v3/sandboxes/create"}, {"GET", "/api/v3/sandbox/" + id + "/connect"}, {"GET", "/api/v3/sandbox/" + id},
 		{"DELETE", "/api/v3/sandbox/" + id}, {"DELETE", "/api/v3/sandboxes/" + id}, {"PATCH", "/api/v3/sandbox/" + id},
 		{"GET", "/api/v2/sandboxes"}, {"GET", "/api/v3/sandboxes"}, {"POST", "/api/v3/sandbox/" + id + "/expose/http"},
+		{"GET", "/api/v3/sandbox/" + id + "/network"}, {"GET", "/api/v3/sandbox/" + id + "/audit"},
 	}
 	for _, p := range paths {
 		for _, token := range []string{"", "ddo_wrong", w.token + "x", w.token[:10]} {

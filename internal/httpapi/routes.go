@@ -39,11 +39,14 @@ func (a *server) routes() []route {
 		{"GET", "/api/v3/sandboxes/create", scopeOrg, a.createSandbox},
 		{"GET", "/api/v3/sandbox/{id}/connect", scopeOrg, a.connectSandbox},
 		{"GET", "/api/v3/sandbox/{id}", scopeOrg, a.getSandbox},
-		{"PATCH", "/api/v3/sandbox/{id}", scopeOrg, a.extendSandbox},
+		{"PATCH", "/api/v3/sandbox/{id}", scopeOrg, a.patchSandbox},
 		{"DELETE", "/api/v3/sandbox/{id}", scopeOrg, a.killSandbox},
 		{"DELETE", "/api/v3/sandboxes/{id}", scopeOrg, a.killSandbox}, // Python SDK
 		{"GET", "/api/v2/sandboxes", scopeOrg, a.listSandboxes},
 		{"GET", "/api/v3/sandboxes", scopeOrg, a.listSandboxes}, // Python SDK
+
+		{"GET", "/api/v3/sandbox/{id}/network", scopeOrg, a.getNetwork},
+		{"GET", "/api/v3/sandbox/{id}/audit", scopeOrg, a.readAudit},
 
 		{"POST", "/api/v3/sandbox/{id}/expose/http", scopeOrg, a.exposeLater},
 		{"POST", "/api/v3/sandbox/{id}/expose/ssh", scopeOrg, a.exposeLater},

@@ -54,24 +54,62 @@ func (a *server) killSandbox(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
-func (a *server) extendSandbox(w http.ResponseWriter, r *request) error {
+func (a *server) patchSandbox(w http.ResponseWriter, r *request) error {
 	var patch api.PatchSandbox
 	if err := decode(w, r, &patch); err != nil {
 		return err
 	}
-	if patch.StopAtMS == nil {
-		return errs.New(errs.Invalid, "INVALID_BODY", `the body needs the field "stop_at_ms"`)
+	if err := checkPatch(patch, a.Limits); err != nil {
+		return err
 	}
-	const year9999 = 253_402_300_799_999
-	if *patch.StopAtMS < 0 || *patch.StopAtMS > year9999 {
-		return errs.New(errs.Invalid, "INVALID_TIMEOUT", "stop_at_ms is not a time in the future, in milliseconds since 1970")
-	}
-	granted, err := a.Sandboxes.Extend(r.Context(), r.identity.Org, r.PathValue("id"), time.UnixMilli(*patch.StopAtMS))
-	a.audit(r, "extend", r.PathValue("id"), err)
+	granted, err := a.patch(r, patch)
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, api.PatchSandboxResult{StopAtMS: granted.UnixMilli()})
+	return answer(w, http.StatusOK, granted)
+}
+
+// checkPatch finds what is wrong with a change whatever the sandbox.
+func checkPatch(patch api.PatchSandbox, l sandbox.Limits) error {
+	const year9999 = 253_402_300_799_999
+	at := patch.StopAtMS
+	switch {
+	case at == nil && !patch.AllowNet.Given:
+		return errs.New(errs.Invalid, "INVALID_BODY", `the body needs the field "stop_at_ms" or "allow_net"`)
+	case at != nil && (*at < 0 || *at > year9999):
+		return errs.New(errs.Invalid, "INVALID_TIMEOUT", "stop_at_ms is not a time in the future, in milliseconds since 1970")
+	}
+	return sandbox.CheckList(patch.AllowNet.List, l)
+}
+
+// patch makes both changes, or neither if one of them is refused.
+func (a *server) patch(r *request, patch api.PatchSandbox) (granted api.PatchSandboxResult, err error) {
+	ctx, org, id := r.Context(), r.identity.Org, r.PathValue("id")
+	var until time.Time
+	if patch.StopAtMS != nil {
+		until = time.UnixMilli(*patch.StopAtMS)
+		if err := a.Sandboxes.MayExtend(ctx, org, id, until); err != nil {
+			a.audit(r, "extend", id, err)
+			return granted, err
+		}
+	}
+	if patch.AllowNet.Given {
+		network, err := a.Sandboxes.SetNetwork(ctx, org, id, patch.AllowNet.List)
+		a.audit(r, "set_network", id, err)
+		if err != nil {
+			return granted, err
+		}
+		granted.Network = &network
+	}
+	if patch.StopAtMS != nil {
+		end, err := a.Sandboxes.Extend(ctx, org, id, until)
+		a.audit(r, "extend", id, err)
+		if err != nil {
+			return granted, err
+		}
+		granted.StopAtMS = end.UnixMilli()
+	}
+	return granted, nil
 }
 
 // exposeLater answers what a later version brings; that the sandbox exists is

@@ -29,7 +29,10 @@ func (d Data) Audits() string { return filepath.Join(d.Dir, "audit") }
 func (d Data) Audit(id string) string { return filepath.Join(d.Audits(), id+".jsonl") }
 
 // OlderAudit is what Audit was before it reached its limit.
-func (d Data) OlderAudit(id string) string { return d.Audit(id) + ".1" }
+func (d Data) OlderAudit(id string) string { return Older(d.Audit(id)) }
+
+// Older is what a log that reached its limit is renamed to.
+func Older(log string) string { return log + ".1" }
 
 // LockFile is locked by the one daemon that owns the directory.
 func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }

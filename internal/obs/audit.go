@@ -15,7 +15,7 @@ import (
 // it went. It holds names and outcomes, never contents.
 type Event struct {
 	Time    time.Time `json:"time"`
-	Action  string    `json:"action"`            // "create", "connect", "disconnect", "kill", "extend", "stopped", "rpc"
+	Action  string    `json:"action"`            // "create", "connect", "disconnect", "kill", "extend", "set_network", "stopped", "rpc"
 	Org     string    `json:"org,omitempty"`     //
 	Token   string    `json:"token,omitempty"`   // id
 	Sandbox string    `json:"sandbox,omitempty"` // id

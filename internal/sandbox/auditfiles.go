@@ -11,19 +11,37 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 )
 
-// AuditFiles returns where the record of a sandbox's network is: the file
-// that is written to and the one before it, either of which may be missing,
-// and whether more may come. A stopped sandbox has them as long as its row.
-func (m *Manager) AuditFiles(ctx context.Context, org, id string) (current, older string, live bool, err error) {
-	if _, err := m.row(ctx, org, id); err != nil {
-		return "", "", false, err
-	}
-	m.mu.Lock()
-	_, live = m.boxes[id]
-	m.mu.Unlock()
-	current = m.Data.Audit(id)
-	return current, m.Data.OlderAudit(id), live, nil
+// AuditFiles are where the record of a sandbox's network is.
+type AuditFiles struct {
+	Current, Older string // paths; either file may be missing
+
+	// Ended is closed once nothing is added any more, as far as this manager
+	// looks after the sandbox.
+	Ended <-chan struct{}
 }
+
+// AuditFiles finds the record of a sandbox's network. A stopped sandbox has
+// one as long as its row.
+func (m *Manager) AuditFiles(ctx context.Context, org, id string) (AuditFiles, error) {
+	m.mu.Lock()
+	b := m.boxes[id]
+	m.mu.Unlock()
+	if _, err := m.row(ctx, org, id); err != nil {
+		return AuditFiles{}, err
+	}
+	files := AuditFiles{Current: m.Data.Audit(id), Older: m.Data.OlderAudit(id), Ended: over}
+	if b != nil {
+		files.Ended = b.done
+	}
+	return files, nil
+}
+
+// over is a thing that has ended.
+var over = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // sweepAudit removes the audit files that belong to no row.
 func (m *Manager) sweepAudit(ctx context.Context) error {

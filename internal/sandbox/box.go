@@ -227,15 +227,10 @@ func (b *box) extend(ctx context.Context, want time.Time) (time.Time, error) {
 	defer b.extending.Unlock()
 	now := time.Now()
 	b.mu.Lock()
-	current, ending := b.stopAt, b.ending
+	current := b.stopAt
 	b.mu.Unlock()
-	switch {
-	case ending != nil:
-		return current, errStopped(b.row.ID, ending.Reason)
-	case b.session():
-		return current, errs.New(errs.Conflict, "SESSION_LIFETIME", `the lifetime of this sandbox is "session", it ends with the client that created it: create it with a timeout to extend it`)
-	case !want.After(now):
-		return current, badTimeout("stop_at_ms is not a time in the future, in milliseconds since 1970")
+	if err := b.mayExtend(want, now); err != nil {
+		return current, err
 	}
 	granted := later(current, earlier(want, now.Add(b.m.MaxExtend))).Truncate(time.Millisecond)
 	if !granted.After(current) {
@@ -249,6 +244,21 @@ func (b *box) extend(ctx context.Context, want time.Time) (time.Time, error) {
 	b.mu.Unlock()
 	b.moved()
 	return granted, nil
+}
+
+func (b *box) mayExtend(want, now time.Time) error {
+	b.mu.Lock()
+	ending := b.ending
+	b.mu.Unlock()
+	switch {
+	case ending != nil:
+		return errStopped(b.row.ID, ending.Reason)
+	case b.session():
+		return errs.New(errs.Conflict, "SESSION_LIFETIME", `the lifetime of this sandbox is "session", it ends with the client that created it: create it with a timeout to extend it`)
+	case !want.After(now):
+		return badTimeout("stop_at_ms is not a time in the future, in milliseconds since 1970")
+	}
+	return nil
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -89,6 +89,15 @@ func (m *Manager) Extend(ctx context.Context, org, id string, want time.Time) (t
 	return b.extend(ctx, want)
 }
 
+// MayExtend says why Extend would be refused, or nil. It changes nothing.
+func (m *Manager) MayExtend(ctx context.Context, org, id string, want time.Time) error {
+	b, err := m.live(ctx, org, id)
+	if err != nil {
+		return err
+	}
+	return b.mayExtend(want, time.Now())
+}
+
 // Get describes one sandbox, also a stopped one.
 func (m *Manager) Get(ctx context.Context, org, id string) (api.Sandbox, error) {
 	row, err := m.row(ctx, org, id)

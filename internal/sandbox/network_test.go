@@ -207,19 +207,29 @@ func TestAuditFilesLiveAsLongAsTheRow(t *testing.T) {
 		}
 		c := w.create(time.Minute)
 		c.Close()
-		current, older, live, err := w.AuditFiles(w.t.Context(), org, c.ID())
-		if err != nil || !live || current != data.Audit(c.ID()) || older != data.OlderAudit(c.ID()) {
-			w.t.Errorf("%q %q %v %v", current, older, live, err)
+		ended := func(f sandbox.AuditFiles) bool {
+			select {
+			case <-f.Ended:
+				return true
+			default:
+				return false
+			}
+		}
+		running, err := w.AuditFiles(w.t.Context(), org, c.ID())
+		current, older := running.Current, running.Older
+		if err != nil || ended(running) || current != data.Audit(c.ID()) || older != data.OlderAudit(c.ID()) {
+			w.t.Errorf("%+v %v", running, err)
 		}
 		write(current)
 		write(older)
-		_, _, _, err = w.AuditFiles(w.t.Context(), "org_2", c.ID())
+		_, err = w.AuditFiles(w.t.Context(), "org_2", c.ID())
 		wantCode(w.t, err, "SANDBOX_NOT_FOUND")
 		time.Sleep(time.Minute)
 		w.wantStopped(c.ID(), api.StopTimeout)
 		w.must(w.Purge(w.t.Context()))
-		if _, _, live, err = w.AuditFiles(w.t.Context(), org, c.ID()); err != nil || live || !exists(current) || !exists(older) {
-			w.t.Errorf("after the end: %v %v", live, err)
+		stopped, err := w.AuditFiles(w.t.Context(), org, c.ID())
+		if err != nil || !ended(stopped) || !ended(running) || !exists(current) || !exists(older) {
+			w.t.Errorf("after the end: %+v %v", stopped, err)
 		}
 		time.Sleep(25 * time.Hour)
 		w.must(w.Purge(w.t.Context()))

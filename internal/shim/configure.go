@@ -200,10 +200,10 @@ type refusal string
 func (r refusal) Error() string { return fmt.Sprintf("agent: %.512q", string(r)) }
 
 func (s *Shim) openAudit() error {
-	if s.parts.OpenAudit == nil {
+	if s.parts.Audit == nil {
 		return nil
 	}
-	return s.parts.OpenAudit()
+	return s.parts.Audit.Open()
 }
 
 // setPolicy replaces the allow-list, if a change is given, and describes the

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/atollhq/atoll/internal/gateway"
+	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/upstream"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/shim/wire"
@@ -33,8 +34,9 @@ func Network() machine.Network {
 	}
 }
 
-// NewGateway makes the sandbox's gateway on the host's network.
-func NewGateway(cfg wire.Gateway, log *slog.Logger) (*gateway.Gateway, error) {
+// NewGateway makes the sandbox's gateway on the host's network. A nil record
+// keeps no audit.
+func NewGateway(cfg wire.Gateway, record audit.Log, log *slog.Logger) (*gateway.Gateway, error) {
 	var up gateway.Upstream = &upstream.Host{Nameservers: cfg.Resolvers}
 	if cfg.OverridesFile != "" {
 		overrides, err := upstream.ReadOverrides(cfg.OverridesFile)
@@ -44,6 +46,6 @@ func NewGateway(cfg wire.Gateway, log *slog.Logger) (*gateway.Gateway, error) {
 		up = &upstream.Redirect{Overrides: overrides, Next: up}
 	}
 	return gateway.New(gateway.Config{
-		Network: Network(), Exceptions: cfg.Exceptions, Upstream: up, Log: log,
+		Network: Network(), Exceptions: cfg.Exceptions, Upstream: up, Audit: record, Log: log,
 	})
 }

@@ -55,6 +55,14 @@ type Gateway interface {
 	Close() error
 }
 
+// Audit is the record of the sandbox's network. It is opened once the sandbox
+// is somebody's, and closed when the gateway is, so that it is whole before
+// anybody hears of the end.
+type Audit interface {
+	Open() error
+	Close() error
+}
+
 // Parts are what a shim is made of; cmd/atoll-shim wires them.
 type Parts struct {
 	Driver  machine.Driver
@@ -62,7 +70,7 @@ type Parts struct {
 	Network machine.Network
 	Log     *slog.Logger
 
-	OpenAudit func() error // once the sandbox is somebody's; nil keeps no audit
+	Audit Audit // nil keeps none
 }
 
 // Shim runs one sandbox.
@@ -300,6 +308,11 @@ func (s *Shim) free() {
 	}
 	if err := s.parts.Gateway.Close(); err != nil {
 		s.log.Error("close gateway", "error", err)
+	}
+	if s.parts.Audit != nil {
+		if err := s.parts.Audit.Close(); err != nil {
+			s.log.Error("close network audit", "error", err)
+		}
 	}
 }
 

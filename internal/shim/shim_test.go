@@ -76,6 +76,12 @@ func (g *fakeGateway) known() []string {
 	return slices.Clone(g.calls)
 }
 
+// fakeAudit counts.
+type fakeAudit struct{ opened, closed int }
+
+func (a *fakeAudit) Open() error  { a.opened++; return nil }
+func (a *fakeAudit) Close() error { a.closed++; return nil }
+
 // guestKernel is the machine's kernel as far as the agent changes it.
 type guestKernel struct{}
 
@@ -91,7 +97,7 @@ type running struct {
 	shim    *Shim
 	gateway *fakeGateway
 	root    string // of the guest's files
-	audits  int    // how often the audit was opened
+	audit   fakeAudit
 }
 
 func run(t *testing.T, change func(*wire.Spec)) *running {
@@ -115,7 +121,7 @@ func run(t *testing.T, change func(*wire.Spec)) *running {
 			_ = agent.Run(ctx, conn, agent.Options{Version: "test", Root: r.root, Host: guestKernel{}})
 		}),
 		Gateway: r.gateway, Log: slog.New(slog.DiscardHandler),
-		OpenAudit: func() error { r.audits++; return nil },
+		Audit: &r.audit,
 	})
 	r.start()
 	return r
@@ -213,8 +219,8 @@ func (r *running) check() {
 	if diff := cmp.Diff(described(), r.policy(nil)); diff != "" {
 		r.t.Error(diff)
 	}
-	if r.audits != 1 {
-		r.t.Errorf("the audit was opened %d times", r.audits)
+	if r.audit.opened != 1 {
+		r.t.Errorf("the audit was opened %d times", r.audit.opened)
 	}
 	if !strings.HasSuffix(r.shim.guestRoots(), certificate) {
 		r.t.Error("the guest does not trust the gateway's authority")
@@ -264,8 +270,8 @@ func TestPersonalFromTheStart(t *testing.T) {
 
 func TestSpareIsConfiguredLate(t *testing.T) {
 	r := run(t, func(s *wire.Spec) { s.Spare = true })
-	if len(r.gateway.allow.Entries()) != 0 || r.gateway.allow == nil || r.audits != 0 {
-		t.Errorf("a spare may reach %v, its audit was opened %d times", r.gateway.allow, r.audits)
+	if len(r.gateway.allow.Entries()) != 0 || r.gateway.allow == nil || r.audit.opened != 0 {
+		t.Errorf("a spare may reach %v, its audit was opened %d times", r.gateway.allow, r.audit.opened)
 	}
 	if reply, _ := r.ask(wire.Request{Op: wire.OpPolicy, Policy: &wire.SetPolicy{}}); reply.Error == "" {
 		t.Error("a spare was opened")
@@ -279,6 +285,14 @@ func TestSpareIsConfiguredLate(t *testing.T) {
 		t.Error("a spare was configured twice")
 	}
 	r.check()
+}
+
+// What the guest did is on disk before anybody hears of its end.
+func TestAuditIsClosedBeforeTheEnd(t *testing.T) {
+	r := run(t, func(s *wire.Spec) { s.Personal = personal() })
+	if reply, _ := r.ask(wire.Request{Op: wire.OpStop, Reason: api.StopKilled}); reply.Exit == nil || r.audit.closed != 1 {
+		t.Errorf("%+v, the audit was closed %d times", reply, r.audit.closed)
+	}
 }
 
 func TestSpareThatFailsStaysClosed(t *testing.T) {

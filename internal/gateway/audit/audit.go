@@ -22,6 +22,7 @@ const (
 	Connection Kind = "connection" // a TCP connection or a UDP flow, recorded when it ends
 	Request    Kind = "request"    // an HTTP request, recorded when its response ends
 	Name       Kind = "name"       // a DNS question that was refused
+	Lost       Kind = "lost"       // Count records with this decision that were not kept, because there were too many
 )
 
 // Values of Record.Decision.
@@ -49,7 +50,7 @@ type Record struct {
 	Rule     string     `json:"rule"`              // which rule decided, or why it failed
 	Secrets  []string   `json:"secrets,omitempty"` // names of the secrets that were used
 	Note     string     `json:"note,omitempty"`    // what else is worth knowing, e.g. "placeholder of NAME left as it is"
-	Count    int        `json:"count,omitempty"`   // of identical records in a row that this one stands for, when more than one
+	Count    int        `json:"count,omitempty"`   // of records that differ in nothing but time and amounts and that this one stands for, when more than one; then Sent and Received are sums and Millis is the longest
 }
 
 // Log takes records. Add may be called concurrently and doesn't block on the

@@ -58,7 +58,8 @@ type Config struct {
 	// come from Names. Nil means none.
 	Virtual func(name string) bool
 	Names   *names.Table
-	// Refused is told of each question that the policy refuses. It may be nil.
+	// Refused is told of each question that the policy refuses, or of whose
+	// answer it leaves nothing. It may be nil.
 	Refused func(name, rule string)
 
 	MaxInFlight int // queries at a time
@@ -155,12 +156,16 @@ func (s *Server) judge(q dnsmessage.Question) dnsmessage.RCode {
 	}
 	if d := s.cfg.Decide(policy.Query{Proto: policy.DNS, Name: name}); !d.Allow {
 		s.cfg.Log.Debug("refused", "proto", "dns", "name", name, "rule", d.Rule)
-		if s.cfg.Refused != nil {
-			s.cfg.Refused(name, d.Rule)
-		}
+		s.refused(name, d.Rule)
 		return dnsmessage.RCodeRefused
 	}
 	return dnsmessage.RCodeSuccess
+}
+
+func (s *Server) refused(name, rule string) {
+	if s.cfg.Refused != nil {
+		s.cfg.Refused(name, rule)
+	}
 }
 
 // Canonical is a name as policies see it: lower case, no final dot.
@@ -193,12 +198,13 @@ func refusal(code dnsmessage.RCode) dnsmessage.Message {
 // filter keeps from an upstream's message what the guest may have.
 func (s *Server) filter(m dnsmessage.Message, q dnsmessage.Question) dnsmessage.Message {
 	out := dnsmessage.Message{Header: dnsmessage.Header{RCode: m.RCode}}
-	hadAddr, hasAddr := false, false
+	hadAddr, hasAddr, rule := false, false, ""
 	for _, r := range m.Answers[:min(len(m.Answers), maxAnswers)] {
 		if addr, ok := recordAddr(r.Body); ok {
 			hadAddr = true
 			if d := s.decideAddr(addr); !d.Allow {
 				s.cfg.Log.Debug("answer dropped", "name", q.Name.String(), "addr", addr, "rule", d.Rule)
+				rule = d.Rule
 				continue
 			}
 			hasAddr = true
@@ -212,6 +218,7 @@ func (s *Server) filter(m dnsmessage.Message, q dnsmessage.Question) dnsmessage.
 		out.Answers = append(out.Answers, r)
 	}
 	if hadAddr && !hasAddr {
+		s.refused(Canonical(q.Name), rule)
 		return refusal(dnsmessage.RCodeRefused)
 	}
 	for _, r := range m.Authorities[:min(len(m.Authorities), maxAnswers)] {
