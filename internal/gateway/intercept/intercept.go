@@ -62,8 +62,9 @@ type Interceptor struct {
 	sessions tls.ClientSessionCache // with upstream servers
 	server   *http.Server
 	incoming *queue
-	open     atomic.Int64  // connections
-	done     chan struct{} // closed when the server has ended
+	open     atomic.Int64   // connections
+	done     chan struct{}  // closed when the server has ended
+	serving  sync.WaitGroup // its connections
 }
 
 var _ forward.Opener = (*Interceptor)(nil)
@@ -83,6 +84,7 @@ func New(cfg Config) *Interceptor {
 		MaxHeaderBytes:    maxHead,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: frameSize, MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: 2 * window},
 		ConnContext:       withConnection,
+		ConnState:         i.count,
 		ErrorLog:          silent,
 	}
 	go func() {
@@ -124,6 +126,17 @@ func (i *Interceptor) Reserved(host string, port uint16) bool {
 func (i *Interceptor) Close() {
 	_ = i.server.Close()
 	<-i.done
+	i.serving.Wait()
+}
+
+// count follows the goroutines of the server's connections.
+func (i *Interceptor) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		i.serving.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		i.serving.Done()
+	}
 }
 
 // Open implements forward.Opener.
