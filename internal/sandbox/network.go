@@ -155,7 +155,7 @@ func (m *Manager) Network(ctx context.Context, org, id string) (api.NetworkPolic
 	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
 	defer cancel()
 	p, err := b.shim.Policy(ctx)
-	return p, unreachable(err)
+	return p, b.unreachable(err)
 }
 
 // SetNetwork replaces the allow-list of a running sandbox, nil for none, and
@@ -175,12 +175,19 @@ func (m *Manager) SetNetwork(ctx context.Context, org, id string, allow *[]strin
 	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
 	defer cancel()
 	p, err := b.shim.SetPolicy(ctx, allow)
-	return p, unreachable(err)
+	return p, b.unreachable(err)
 }
 
-func unreachable(err error) error {
+// unreachable explains why a shim didn't answer: its sandbox ends, or it
+// should have.
+func (b *box) unreachable(err error) error {
 	if err == nil {
 		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending != nil {
+		return errStopped(b.row.ID, b.ending.Reason)
 	}
 	return errs.Wrap(err, errs.Unavailable, "SANDBOX_UNREACHABLE", "the sandbox does not answer")
 }
