@@ -59,6 +59,10 @@ func (f *finder) within(escapes ...*escape) *finder {
 	return &other
 }
 
+// shortest is how many bytes a text must have to hold a needle: no form is
+// shorter than the needle itself.
+func (f *finder) shortest() int { return f.window }
+
 // fill makes the table, so large that few of its entries are taken.
 func (f *finder) fill() {
 	size := 12

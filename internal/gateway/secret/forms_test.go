@@ -17,14 +17,22 @@ var values = rapid.StringOfN(rapid.SampledFrom([]rune(`abcdefghXYZ0189-_./+=:~ "
 
 // encodings write a value in one way each; before is what stands in front.
 var encodings = map[string]func(t *rapid.T, before, value string) string{
-	"raw":        func(_ *rapid.T, before, v string) string { return before + v },
-	"base64":     func(_ *rapid.T, before, v string) string { return base64.StdEncoding.EncodeToString([]byte(before + v)) },
-	"base64 raw": func(_ *rapid.T, before, v string) string { return base64.RawStdEncoding.EncodeToString([]byte(before + v)) },
-	"base64 url": func(_ *rapid.T, before, v string) string { return base64.URLEncoding.EncodeToString([]byte(before + v)) },
-	"hex":        func(_ *rapid.T, before, v string) string { return hex.EncodeToString([]byte(before + v)) },
-	"upper hex":  func(_ *rapid.T, before, v string) string { return strings.ToUpper(hex.EncodeToString([]byte(before + v))) },
-	"query":      func(_ *rapid.T, before, v string) string { return url.QueryEscape(before + v) },
-	"path":       func(_ *rapid.T, before, v string) string { return url.PathEscape(before + v) },
+	"raw": func(_ *rapid.T, before, v string) string { return before + v },
+	"base64": func(_ *rapid.T, before, v string) string {
+		return base64.StdEncoding.EncodeToString([]byte(before + v))
+	},
+	"base64 raw": func(_ *rapid.T, before, v string) string {
+		return base64.RawStdEncoding.EncodeToString([]byte(before + v))
+	},
+	"base64 url": func(_ *rapid.T, before, v string) string {
+		return base64.URLEncoding.EncodeToString([]byte(before + v))
+	},
+	"hex": func(_ *rapid.T, before, v string) string { return hex.EncodeToString([]byte(before + v)) },
+	"upper hex": func(_ *rapid.T, before, v string) string {
+		return strings.ToUpper(hex.EncodeToString([]byte(before + v)))
+	},
+	"query": func(_ *rapid.T, before, v string) string { return url.QueryEscape(before + v) },
+	"path":  func(_ *rapid.T, before, v string) string { return url.PathEscape(before + v) },
 	"json": func(_ *rapid.T, before, v string) string {
 		b, _ := json.Marshal(before + v)
 		return string(b)

@@ -108,18 +108,17 @@ func (s *scan) unsettled() int {
 }
 
 // replaceAll rewrites a text that is there as a whole.
-func replaceAll(s stream, text []byte) (out []byte, changed bool, err error) {
-	if len(text) < s.find.window && len(s.find.escapes) == 0 {
+func replaceAll(s *stream, text string) (out string, changed bool, err error) {
+	if len(text) < s.find.shortest() {
 		return text, false, nil
 	}
 	put := s.put
-	s.put = func(dst []byte, m match, text []byte) ([]byte, error) {
+	b, err := (&stream{find: s.find, put: func(dst []byte, m match, text []byte) ([]byte, error) {
 		changed = true
 		return put(dst, m, text)
-	}
-	out, err = s.Rewrite(nil, text, true)
+	}}).Rewrite(nil, []byte(text), true)
 	if err != nil || !changed {
 		return text, false, err
 	}
-	return out, true, nil
+	return string(b), true, nil
 }
