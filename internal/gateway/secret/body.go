@@ -19,7 +19,8 @@ type body struct {
 	rw   Rewriter     // nil passes everything as it is
 	done func() error // called once, when all has been read
 
-	in, out []byte
+	in, buf []byte
+	out     []byte // of the last piece, what hasn't been read
 	err     error
 }
 
@@ -41,15 +42,16 @@ func (b *body) Read(p []byte) (int, error) {
 // next reads one piece. What is held back of a body that breaks is dropped.
 func (b *body) next() ([]byte, error) {
 	if b.in == nil {
-		b.in = make([]byte, pieceSize)
+		b.in, b.buf = make([]byte, pieceSize), make([]byte, 0, pieceSize+pieceSize/8)
 	}
 	n, err := b.src.Read(b.in)
 	out := b.in[:n]
 	if b.rw != nil {
 		var rewriting error
-		if out, rewriting = b.rw.Rewrite(b.spare(), b.in[:n], err == io.EOF); rewriting != nil {
+		if out, rewriting = b.rw.Rewrite(b.buf[:0], b.in[:n], err == io.EOF); rewriting != nil {
 			return nil, rewriting
 		}
+		b.buf = out
 	}
 	if err == io.EOF && b.done != nil {
 		if failed := b.done(); failed != nil {
@@ -57,14 +59,6 @@ func (b *body) next() ([]byte, error) {
 		}
 	}
 	return out, err
-}
-
-// spare is room for a piece that was rewritten. The one before has been read.
-func (b *body) spare() []byte {
-	if cap(b.out) < pieceSize {
-		return make([]byte, 0, pieceSize+pieceSize/8)
-	}
-	return b.out[:0]
 }
 
 // Close implements io.Closer. It may be called while Read waits.

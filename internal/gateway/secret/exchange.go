@@ -68,6 +68,7 @@ func (s *Set) Begin(d Dest, r *http.Request) (*Exchange, error) {
 	if s == nil || len(s.secrets) == 0 {
 		return x, nil
 	}
+	normalise(r)
 	x.judge(r)
 	if len(x.covering) > 0 {
 		if err := x.admit(r); err != nil {

@@ -50,14 +50,23 @@ func readable(accepted string) string {
 
 func asIs(s string) string { return s }
 
+// normalise makes a header of credentials in the URL, which net/http would
+// only do when it sends the request.
+func normalise(r *http.Request) {
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	if r.URL.User == nil {
+		return
+	}
+	if password, _ := r.URL.User.Password(); r.Header.Get("Authorization") == "" {
+		r.SetBasicAuth(r.URL.User.Username(), password)
+	}
+	r.URL.User = nil
+}
+
 // rewriteHead replaces in URL and header.
 func (x *Exchange) rewriteHead(r *http.Request) error {
-	if r.URL.User != nil { // net/http would make credentials of it, later
-		if password, _ := r.URL.User.Password(); r.Header.Get("Authorization") == "" {
-			r.SetBasicAuth(r.URL.User.Username(), password)
-		}
-		r.URL.User = nil
-	}
 	if err := x.rewriteURL(r.URL); err != nil {
 		return err
 	}
@@ -89,11 +98,12 @@ func (x *Exchange) rewriteURL(u *url.URL) error {
 
 // rewriteHeader also serves trailers.
 func (x *Exchange) rewriteHeader(h http.Header) error {
+	fill := x.fill("header", asIs)
 	for _, values := range h {
 		for i, v := range values {
-			out, _, err := replaceAll(x.fill("header", asIs), v)
+			out, _, err := replaceAll(fill, v)
 			if err == nil {
-				out, err = x.rewriteBasic(out)
+				out, err = rewriteBasic(fill, out)
 			}
 			if err != nil {
 				return err
@@ -105,7 +115,7 @@ func (x *Exchange) rewriteHeader(h http.Header) error {
 }
 
 // rewriteBasic replaces within Basic credentials.
-func (x *Exchange) rewriteBasic(value string) (string, error) {
+func rewriteBasic(fill *stream, value string) (string, error) {
 	scheme, encoded, found := strings.Cut(strings.TrimSpace(value), " ")
 	if !found || !strings.EqualFold(scheme, "basic") {
 		return value, nil
@@ -114,7 +124,7 @@ func (x *Exchange) rewriteBasic(value string) (string, error) {
 	if err != nil {
 		return value, nil // nothing that a server would read
 	}
-	out, changed, err := replaceAll(x.fill("header", asIs), string(text))
+	out, changed, err := replaceAll(fill, string(text))
 	if err != nil || !changed {
 		return value, err
 	}

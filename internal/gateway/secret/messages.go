@@ -16,7 +16,7 @@ const (
 )
 
 // Rewrite implements Rewriter.
-func (g *messages) Rewrite(dst, piece []byte, _ bool) ([]byte, error) {
+func (g *messages) Rewrite(dst, piece []byte, last bool) ([]byte, error) {
 	var err error
 	for len(piece) > 0 {
 		if g.left == 0 {
@@ -34,6 +34,9 @@ func (g *messages) Rewrite(dst, piece []byte, _ bool) ([]byte, error) {
 			return nil, err
 		}
 		piece = piece[n:]
+	}
+	if last && g.left > 0 { // cut off in the middle
+		return g.inner.Rewrite(dst, nil, true)
 	}
 	return dst, nil
 }

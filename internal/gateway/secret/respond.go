@@ -31,9 +31,10 @@ func (x *Exchange) Inform(h http.Header) {
 	if x.redactor == nil {
 		return
 	}
+	redact := x.redactor.redact(false)
 	for _, values := range h {
 		for i, v := range values {
-			values[i], _, _ = replaceAll(x.redactor.redact(false), v) // has no error
+			values[i], _, _ = replaceAll(redact, v) // has no error
 		}
 	}
 }
@@ -54,7 +55,7 @@ func (x *Exchange) hasNoBody(resp *http.Response) bool {
 		resp.ContentLength = -1
 	}
 	return x.method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified ||
-		resp.Body == nil || resp.Body == http.NoBody
+		resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0
 }
 
 func (x *Exchange) redactBody(resp *http.Response) error {

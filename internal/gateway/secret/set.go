@@ -144,21 +144,31 @@ const (
 )
 
 // newPlaceholder draws a placeholder whose length leaves the same remainder by
-// three as the value's: in base64, the one can then stand for the other.
+// three as the value's: in base64, the one can then stand for the other. For
+// that, its last two bits are not both set, either: a last character of base64
+// that is the same in both alphabets stays so.
 func newPlaceholder(valueSize int) string {
-	n := randomPart
-	for (len(Placeholder)+n)%3 != valueSize%3 {
+	n := len(Placeholder) + randomPart
+	for n%3 != valueSize%3 {
 		n++
 	}
 	out := []byte(Placeholder)
-	var b [1]byte
-	for len(out) < len(Placeholder)+n {
-		_, _ = rand.Read(b[:]) // never fails
-		if b[0] < 252 {        // 7 times 36: no character is likelier
-			out = append(out, alphabet[b[0]%36])
+	for len(out) < n {
+		if c := randomChar(); len(out) < n-1 || c&3 != 3 {
+			out = append(out, c)
 		}
 	}
 	return string(out)
+}
+
+func randomChar() byte {
+	var b [1]byte
+	for {
+		_, _ = rand.Read(b[:]) // never fails
+		if b[0] < 252 {        // 7 times 36: no character is likelier
+			return alphabet[b[0]%36]
+		}
+	}
 }
 
 // Env are the guest's variables: names and placeholders.
