@@ -20,8 +20,12 @@ type text struct {
 // Rewrite implements Rewriter.
 func (t *text) Rewrite(dst, piece []byte, last bool) ([]byte, error) {
 	if t.current == nil {
+		begin := bytes.TrimLeft(piece, " \t\r\n")
+		if len(begin) == 0 && !last {
+			return append(dst, piece...), nil
+		}
 		t.current = t.plain
-		if begin := bytes.TrimLeft(piece, " \t\r\n"); len(begin) > 0 && bytes.IndexByte([]byte(`{["`), begin[0]) >= 0 {
+		if len(begin) > 0 && bytes.IndexByte([]byte(`{["`), begin[0]) >= 0 {
 			t.current = t.json
 		}
 	}
