@@ -13,16 +13,41 @@ type escape struct {
 	sign   byte // that every escape begins with
 	plus   bool // whether "+" is a space
 	widest int  // bytes of escape for one byte of text, at most
+	// begins reports whether an escape whose second byte is next may stand for
+	// a character that begins with c.
+	begins func(next, c byte) bool
 	// decode reads the escape that b begins with. Its size is 0 when there is
 	// none, and negative when b ends before that is known.
 	decode func(b []byte) (c char, size int)
 }
 
 var (
-	percent = &escape{sign: '%', plus: true, widest: 3, decode: decodePercent}
-	slash   = &escape{sign: '\\', widest: 6, decode: decodeSlash}
-	entity  = &escape{sign: '&', widest: maxEntity, decode: decodeEntity}
+	percent = &escape{sign: '%', plus: true, widest: 3, begins: beginsPercent, decode: decodePercent}
+	slash   = &escape{sign: '\\', widest: 6, begins: beginsSlash, decode: decodeSlash}
+	entity  = &escape{sign: '&', widest: maxEntity, begins: beginsEntity, decode: decodeEntity}
 )
+
+func beginsPercent(next, c byte) bool {
+	v, ok := hexValue([]byte{next})
+	return ok && byte(v) == c>>4
+}
+
+func beginsSlash(next, c byte) bool {
+	if next == 'u' || next == 'x' {
+		return true
+	}
+	short, size := decodeSlash([]byte{'\\', next})
+	return size > 0 && short.b[0] == c
+}
+
+func beginsEntity(next, c byte) bool {
+	for name, stands := range entities {
+		if name[0] == next && stands == c {
+			return true
+		}
+	}
+	return next == '#'
+}
 
 // char is a character, or with percent escapes a byte of one.
 type char struct {

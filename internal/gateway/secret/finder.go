@@ -22,8 +22,9 @@ type finder struct {
 	drop   uint             // bits of a hash that don't count
 	ends   map[uint32][]int // forms by the hash of their window's last block
 
-	occurs  [256]bool // bytes that occur in a needle
-	longest int       // bytes of a needle
+	occurs  [256]bool           // bytes that occur in a needle
+	leads   map[byte]*[256]bool // by escape's sign: second bytes of escapes that may stand for one of them
+	longest int                 // bytes of a needle
 }
 
 const (
@@ -49,10 +50,25 @@ func newFinder(needles []needle, escapes ...*escape) *finder {
 		f.window = min(f.window, len(p.text))
 	}
 	f.fill()
+	f.lead()
 	return f
 }
 
-// within is the same finder, for text with other escapes.
+// lead finds out which escapes are worth to be decoded.
+func (f *finder) lead() {
+	f.leads = map[byte]*[256]bool{}
+	for _, e := range f.escapes {
+		leads := &[256]bool{}
+		for c, occurs := range f.occurs {
+			for next := 0; occurs && next < 256; next++ {
+				leads[next] = leads[next] || e.begins(byte(next), byte(c))
+			}
+		}
+		f.leads[e.sign] = leads
+	}
+}
+
+// within is the same finder, for text with some of its escapes only.
 func (f *finder) within(escapes ...*escape) *finder {
 	other := *f
 	other.escapes = escapes
@@ -138,13 +154,16 @@ func (f *finder) at(b []byte, from, start int, h uint32) (best match, found bool
 // escaped finds the first match with escapes in b[from:] that begins before
 // limit.
 func (f *finder) escaped(e *escape, b []byte, from, limit int, final bool) (match, bool) {
-	limit = min(len(b), limit+f.longest)
+	limit = min(len(b)-1, limit+f.longest)
+	leads := f.leads[e.sign]
 	for at := from; at < limit; at++ {
 		i := bytes.IndexByte(b[at:limit], e.sign)
 		if i < 0 {
 			break
 		}
-		at += i
+		if at += i; !leads[b[at+1]] {
+			continue
+		}
 		c, size := e.decode(b[at:])
 		if size <= 0 || !f.occurs[c.b[0]] {
 			continue

@@ -135,7 +135,7 @@ func (s *Set) placeholders() *finder {
 	for i, h := range s.holders {
 		needles[i] = needle{text: []byte(h.text)}
 	}
-	return newFinder(needles)
+	return newFinder(needles, percent, slash, entity)
 }
 
 const (
