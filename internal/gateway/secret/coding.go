@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -72,6 +73,7 @@ func decode(src io.ReadCloser, codings []string, code string) io.ReadCloser {
 type decoded struct {
 	src          *watched
 	coding, code string
+	in           *bufio.Reader
 	r            io.Reader
 }
 
@@ -89,6 +91,9 @@ func (w *watched) Read(p []byte) (int, error) {
 
 func (d *decoded) Read(p []byte) (int, error) {
 	n, err := d.read(p)
+	if err == io.EOF && d.r != nil {
+		err = d.finish()
+	}
 	switch {
 	case err == nil || err == io.EOF:
 		return n, err
@@ -100,17 +105,27 @@ func (d *decoded) Read(p []byte) (int, error) {
 
 func (d *decoded) read(p []byte) (int, error) {
 	if d.r == nil {
-		b := bufio.NewReaderSize(d.src, 16<<10)
-		if _, err := b.Peek(1); err != nil {
+		d.in = bufio.NewReaderSize(d.src, 16<<10)
+		if _, err := d.in.Peek(1); err != nil {
 			return 0, err // also for nothing at all, whatever its coding
 		}
-		r, err := decoders[d.coding](b)
+		r, err := decoders[d.coding](d.in)
 		if err != nil {
 			return 0, err
 		}
 		d.r = r
 	}
 	return d.r.Read(p)
+}
+
+var errMore = errors.New("there is more than the coding says")
+
+// finish reads the end of what was encoded. Only then a trailer is known.
+func (d *decoded) finish() error {
+	if _, err := d.in.ReadByte(); err != nil {
+		return err
+	}
+	return errMore
 }
 
 // Close implements io.Closer. It may be called while Read waits.

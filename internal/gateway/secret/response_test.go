@@ -143,13 +143,18 @@ func TestUnreadableResponses(t *testing.T) {
 		resp.Header.Set("Content-Encoding", coding)
 		wantRefusal(t, respond(t, set, "GET", resp), CodeResponseNotReadable)
 	}
-	resp := newResponse("text/plain", "no gzip", true)
-	resp.Header.Set("Content-Encoding", "gzip")
-	if err := respond(t, set, "GET", resp); err != nil {
-		t.Fatal(err)
+	for coding, encode := range encoders {
+		whole := encode("text")
+		for _, body := range []string{"none of them", whole + "x", whole[:len(whole)-1]} {
+			resp := newResponse("text/plain", body, true)
+			resp.Header.Set("Content-Encoding", coding)
+			if err := respond(t, set, "GET", resp); err != nil {
+				t.Fatal(err)
+			}
+			_, err := io.ReadAll(resp.Body)
+			wantRefusal(t, err, CodeResponseNotReadable)
+		}
 	}
-	_, err := io.ReadAll(resp.Body)
-	wantRefusal(t, err, CodeResponseNotReadable)
 
 	for upgrade, ok := range map[string]bool{"websocket": true, "h2c": false, "": false} {
 		resp := &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {upgrade}}, Body: http.NoBody}
