@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/atollhq/atoll/internal/gateway/policy"
 )
@@ -27,14 +24,29 @@ const Placeholder = "DENO_SECRET_PLACEHOLDER_"
 // Set is all secrets of a sandbox. A nil *Set holds none.
 type Set struct {
 	env     map[string]string
-	secrets map[string]*one
+	secrets []*one   // sorted by name
+	holders []holder // of the placeholders, in the order of find's needles
+	find    *finder  // of all placeholders
+
+	redactors redactors
 }
 
 // one is a secret as it is kept.
 type one struct {
+	index       int // in the set
+	name        string
 	spec        Spec
 	hosts       *policy.List
+	paths       []pattern
 	placeholder string
+	session     string // placeholder of Sign.SessionToken
+	signer      signer // nil for a value that takes its placeholder's place
+}
+
+// holder says whose placeholder one is.
+type holder struct {
+	*one
+	text string
 }
 
 // SpecError names the secret and the field that are wrong.
@@ -52,12 +64,14 @@ func New(specs map[string]Spec) (*Set, error) {
 	if len(specs) > MaxSecrets {
 		return nil, &SpecError{Reason: fmt.Sprintf("there are %d secrets and at most %d are allowed", len(specs), MaxSecrets)}
 	}
-	s := &Set{env: map[string]string{}, secrets: map[string]*one{}}
+	s := &Set{env: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
-		if err := s.add(name, specs[name]); err != nil {
+		if err := s.add(name, specs, newSigner); err != nil {
+			err.Name = clip(name)
 			return nil, err
 		}
 	}
+	s.find = s.placeholders()
 	return s, nil
 }
 
@@ -67,93 +81,61 @@ func Check(specs map[string]Spec) error {
 	return err
 }
 
-func (s *Set) add(name string, spec Spec) error {
+func (s *Set) add(name string, specs map[string]Spec, build signerMaker) *SpecError {
+	spec := specs[name]
 	hosts, err := check(name, spec)
 	if err != nil {
-		err.Name = clip(name)
 		return err
 	}
-	o := &one{spec: spec, hosts: hosts, placeholder: newPlaceholder(len(spec.Value))}
-	s.secrets[name], s.env[name] = o, o.placeholder
+	paths, err := parsePatterns(spec.Paths)
+	if err != nil {
+		return err
+	}
+	o := &one{index: len(s.secrets), name: name, spec: spec, hosts: hosts, paths: paths}
+	o.placeholder = s.hold(o, name, len(spec.Value))
+	s.secrets = append(s.secrets, o)
+	return s.addSigner(o, specs, build)
+}
+
+// addSigner gives a secret with "sign" its signer, and the placeholders of all
+// that a client needs for signing.
+func (s *Set) addSigner(o *one, specs map[string]Spec, build signerMaker) *SpecError {
+	sign := o.spec.Sign
+	if sign == nil {
+		return nil
+	}
+	stand := placeholders{secret: o.placeholder}
+	for _, v := range sign.variables() {
+		_, isSecret := specs[v.env]
+		if _, taken := s.env[v.env]; taken || isSecret {
+			return &SpecError{Field: v.field, Reason: fmt.Sprintf("the variable %s belongs to another secret, too: name another one", clip(v.env))}
+		}
+		*v.in(&stand) = s.hold(o, v.env, len(v.value))
+	}
+	o.session = stand.session
+	signer, err := build(o.spec, stand)
+	if err != nil {
+		return &SpecError{Field: "sign", Reason: "it can't be used to sign"}
+	}
+	o.signer = signer
 	return nil
 }
 
-var (
-	validName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	validMethod = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}$")
-	parts       = []string{"header", "query", "path", "body", "websocket"}
-)
-
-func check(name string, spec Spec) (*policy.List, *SpecError) {
-	if !validName.MatchString(name) || len(name) > maxName {
-		return nil, &SpecError{Reason: fmt.Sprintf("%q can't be the name of a variable: use letters, digits and underscores", clip(name))}
-	}
-	if reason := checkValue(spec.Value); reason != "" {
-		return nil, &SpecError{Field: "value", Reason: reason}
-	}
-	if err := checkScope(spec); err != nil {
-		return nil, err
-	}
-	return checkHosts(spec.Hosts)
+// hold draws a placeholder and puts it into a variable.
+func (s *Set) hold(o *one, env string, size int) string {
+	text := newPlaceholder(size)
+	s.env[env] = text
+	s.holders = append(s.holders, holder{o, text})
+	return text
 }
 
-func checkHosts(hosts []string) (*policy.List, *SpecError) {
-	if len(hosts) == 0 || len(hosts) > maxHosts {
-		return nil, &SpecError{Field: "hosts", Reason: fmt.Sprintf("there are %d hosts: give between 1 and %d", len(hosts), maxHosts)}
+// placeholders makes the finder of all placeholders.
+func (s *Set) placeholders() *finder {
+	needles := make([]needle, len(s.holders))
+	for i, h := range s.holders {
+		needles[i] = needle{text: []byte(h.text)}
 	}
-	list, err := policy.ParseList(hosts)
-	if e, ok := err.(*policy.EntryError); ok {
-		return nil, &SpecError{Field: fmt.Sprintf("hosts[%d]", e.Index), Reason: e.Reason}
-	}
-	for i, h := range list.Entries() {
-		if strings.Contains(h, "/") {
-			return nil, &SpecError{Field: fmt.Sprintf("hosts[%d]", i), Reason: "a secret's host is a name or an address, not a range"}
-		}
-	}
-	return list, nil
-}
-
-func checkValue(value string) string {
-	switch {
-	case value == "":
-		return "the value is empty"
-	case len(value) > MaxValue:
-		return fmt.Sprintf("the value is longer than %d bytes", MaxValue)
-	case strings.ContainsAny(value, "\r\n\x00"):
-		return "the value holds a line break or a zero byte, which no header can carry"
-	case !utf8.ValidString(value):
-		return "the value is not valid UTF-8"
-	}
-	return ""
-}
-
-func checkScope(spec Spec) *SpecError {
-	for i, part := range spec.In {
-		if !slices.Contains(parts, part) {
-			return &SpecError{Field: fmt.Sprintf("in[%d]", i), Reason: fmt.Sprintf("%q is no part of a request: use %s", clip(part), strings.Join(parts, ", "))}
-		}
-	}
-	for i, method := range spec.Methods {
-		if !validMethod.MatchString(method) {
-			return &SpecError{Field: fmt.Sprintf("methods[%d]", i), Reason: fmt.Sprintf("%q is no HTTP method", clip(method))}
-		}
-	}
-	for i, path := range spec.Paths {
-		if !strings.HasPrefix(path, "/") || len(path) > 1024 {
-			return &SpecError{Field: fmt.Sprintf("paths[%d]", i), Reason: "a path begins with a slash and has at most 1024 bytes"}
-		}
-	}
-	if spec.Sign != nil && spec.Sign.Type != "aws" && spec.Sign.Type != "hmac" {
-		return &SpecError{Field: "sign.type", Reason: fmt.Sprintf("%q is no way to sign: use aws or hmac", clip(spec.Sign.Type))}
-	}
-	return nil
-}
-
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:80], "") + "…"
+	return newFinder(needles, percent, slash, entity)
 }
 
 const (
@@ -162,21 +144,31 @@ const (
 )
 
 // newPlaceholder draws a placeholder whose length leaves the same remainder by
-// three as the value's: in base64, the one can then stand for the other.
+// three as the value's: in base64, the one can then stand for the other. For
+// that, its last two bits are not both set, either: a last character of base64
+// that is the same in both alphabets stays so.
 func newPlaceholder(valueSize int) string {
-	n := randomPart
-	for (len(Placeholder)+n)%3 != valueSize%3 {
+	n := len(Placeholder) + randomPart
+	for n%3 != valueSize%3 {
 		n++
 	}
 	out := []byte(Placeholder)
-	var b [1]byte
-	for len(out) < len(Placeholder)+n {
-		_, _ = rand.Read(b[:]) // never fails
-		if b[0] < 252 {        // 7 times 36: no character is likelier
-			out = append(out, alphabet[b[0]%36])
+	for len(out) < n {
+		if c := randomChar(); len(out) < n-1 || c&3 != 3 {
+			out = append(out, c)
 		}
 	}
 	return string(out)
+}
+
+func randomChar() byte {
+	var b [1]byte
+	for {
+		_, _ = rand.Read(b[:]) // never fails
+		if b[0] < 252 {        // 7 times 36: no character is likelier
+			return alphabet[b[0]%36]
+		}
+	}
 }
 
 // Env are the guest's variables: names and placeholders.

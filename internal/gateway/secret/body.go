@@ -1,0 +1,177 @@
+package secret
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+)
+
+const (
+	maxWhole    = 1 << 20 // bytes of a body that is read whole, for its exact length
+	maxUnpacked = 8 << 20 // bytes of such a body without its codings
+	pieceSize   = 32 << 10
+)
+
+// body passes a body through a Rewriter, piece by piece as they come.
+type body struct {
+	src  io.ReadCloser
+	rw   Rewriter     // nil passes everything as it is
+	done func() error // called once, when all has been read
+
+	in, buf []byte
+	out     []byte // of the last piece, what hasn't been read
+	err     error
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	for len(b.out) == 0 {
+		if b.err != nil {
+			return 0, b.err
+		}
+		if len(p) == 0 {
+			return 0, nil
+		}
+		b.out, b.err = b.next()
+	}
+	n := copy(p, b.out)
+	b.out = b.out[n:]
+	return n, nil
+}
+
+// next reads one piece. What is held back of a body that breaks is dropped.
+func (b *body) next() ([]byte, error) {
+	if b.in == nil {
+		b.in, b.buf = make([]byte, pieceSize), make([]byte, 0, pieceSize+pieceSize/8)
+	}
+	n, err := b.src.Read(b.in)
+	out := b.in[:n]
+	if b.rw != nil {
+		var rewriting error
+		if out, rewriting = b.rw.Rewrite(b.buf[:0], b.in[:n], err == io.EOF); rewriting != nil {
+			return nil, rewriting
+		}
+		b.buf = out
+	}
+	if err == io.EOF && b.done != nil {
+		if failed := b.done(); failed != nil {
+			return nil, failed
+		}
+	}
+	return out, err
+}
+
+// Close implements io.Closer. It may be called while Read waits.
+func (b *body) Close() error { return b.src.Close() }
+
+// readWhole reads a body that has at most limit bytes; with ok false there are
+// more.
+func readWhole(src io.Reader, limit int64) (b []byte, ok bool, err error) {
+	b, err = io.ReadAll(io.LimitReader(src, limit+1))
+	return b, int64(len(b)) <= limit, err
+}
+
+// Digests of a body, which nobody would find right after a change.
+var digests = []string{"Content-Md5", "Digest", "Content-Digest", "Repr-Digest"}
+
+// recoded adapts a header to a body whose bytes are others now; size is
+// negative when it isn't known.
+func recoded(h http.Header, size int64) {
+	h.Del("Content-Encoding")
+	for _, name := range digests {
+		h.Del(name)
+	}
+	resized(h, size)
+}
+
+func resized(h http.Header, size int64) {
+	switch {
+	case size < 0:
+		h.Del("Content-Length")
+	case h.Get("Content-Length") != "":
+		h.Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+}
+
+// rewriteBody replaces in a request's body and trailer.
+func (x *Exchange) rewriteBody(r *http.Request) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	m := mediaOf(r.Header.Get("Content-Type"))
+	codings, known := codingsOf(r.Header)
+	small, may := r.ContentLength > 0 && r.ContentLength <= maxWhole, x.may("body")
+	switch {
+	case m.counted || !small && !m.text || len(codings) > 0 && !may || isChunkedByAWS(r.Header):
+		if may {
+			x.note("bodies of " + m.name + " that are large or hold lengths of their own aren't searched")
+		}
+		x.passBody(r, nil)
+		return nil
+	case !known:
+		return refuse(CodeBodyNotReadable, "the content coding of the body can't be read, and it may hold a placeholder: send it with gzip, deflate, br or zstd, or with none")
+	case small && may:
+		return x.wholeBody(r, m, codings)
+	}
+	x.streamBody(r, m, codings)
+	return nil
+}
+
+// isChunkedByAWS reports a body whose chunks have lengths of their own.
+func isChunkedByAWS(h http.Header) bool {
+	return bytes.Contains(bytes.ToLower([]byte(h.Get("Content-Encoding"))), []byte("aws-chunked"))
+}
+
+// passBody sends a body on as it comes.
+func (x *Exchange) passBody(r *http.Request, rw Rewriter) {
+	if rw == nil && r.Trailer == nil {
+		return
+	}
+	r.Body = &body{src: r.Body, rw: rw, done: func() error { return x.rewriteHeader(r.Trailer) }}
+	r.GetBody = nil
+}
+
+// streamBody rewrites a body while it passes.
+func (x *Exchange) streamBody(r *http.Request, m media, codings []string) {
+	if len(codings) > 0 {
+		r.Body = decode(r.Body, codings, CodeBodyNotReadable)
+		recoded(r.Header, -1)
+	}
+	if x.may("body") {
+		if r.ContentLength > 0 {
+			x.note("sent in chunks: the length may change")
+		}
+		r.ContentLength = -1
+		resized(r.Header, -1)
+	}
+	x.passBody(r, x.fill("body", m.write, m.escapes...))
+}
+
+// wholeBody rewrites a body at once. One that holds no placeholder goes out in
+// its own coding.
+func (x *Exchange) wholeBody(r *http.Request, m media, codings []string) error {
+	raw, _, err := readWhole(r.Body, maxWhole)
+	_ = r.Body.Close()
+	if err != nil {
+		return err
+	}
+	plain, ok, err := readWhole(decode(io.NopCloser(bytes.NewReader(raw)), codings, CodeBodyNotReadable), maxUnpacked)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return refuse(CodeBodyNotReadable, "the body unpacks to more than %d bytes: send it in no content coding", maxUnpacked)
+	}
+	out, changed, err := replaceAll(x.fill("body", m.write, m.escapes...), string(plain))
+	if err != nil {
+		return err
+	}
+	if changed {
+		raw = []byte(out)
+		recoded(r.Header, int64(len(raw)))
+	}
+	r.ContentLength = int64(len(raw))
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
+	r.Body, _ = r.GetBody() // has no error
+	return x.rewriteHeader(r.Trailer)
+}
