@@ -100,12 +100,14 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Audit = audit.Discard{}
 	}
 	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames)}
+	named, _ := cfg.Upstream.(upstream.NameDialer)
 	server := dns.NewServer(dns.Config{
 		Resolver:    cfg.Upstream,
 		Decide:      g.judge.Decide,
 		DecideAddr:  g.judge.DecideAddr,
 		Virtual:     func(string) bool { return g.judge.listed() },
 		Names:       g.names,
+		Unresolved:  func(name string) bool { return named != nil && named.DialsName(name) },
 		MaxInFlight: limits.DNS,
 		Log:         cfg.Log,
 	})
@@ -115,6 +117,7 @@ func New(cfg Config) (*Gateway, error) {
 		Name:    g.nameOf,
 		Resolve: server.Addrs,
 		Dial:    g.judge.guard(cfg.Upstream.Dial),
+		Named:   named,
 		Inspect: func(policy.Query) forward.Inspection { return forward.Inspection{} },
 		Audit:   cfg.Audit,
 		MaxTCP:  limits.TCP,
