@@ -94,7 +94,7 @@ func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	gateway, err := shim.NewGateway(spec.Gateway, log)
+	gateway, err := shim.NewGateway(spec, log)
 	if err != nil {
 		return shim.Parts{}, err
 	}

@@ -58,6 +58,7 @@ type Config struct {
 	// allowed. Nil means upstream.HostAddrs.
 	HostAddrs func() ([]netip.Addr, error)
 	Upstream  Upstream
+	TCPOnly   bool      // Upstream carries no UDP, so that it is refused at once
 	Audit     audit.Log // nil keeps none
 	Log       *slog.Logger
 	Limits    Limits

@@ -55,7 +55,7 @@ func newLauncher(cfg config.Server, log *slog.Logger) (sandbox.Launcher, error) 
 // checkLater refuses settings that this version understands and can't grant
 // yet: ignoring a restriction would be worse.
 func checkLater(n config.Network) error {
-	for name, asked := range map[string]bool{"net_ceiling": len(n.Ceiling) > 0, "net_strict": n.Strict, "net_proxy": n.Proxy != ""} {
+	for name, asked := range map[string]bool{"net_ceiling": len(n.Ceiling) > 0, "net_strict": n.Strict} {
 		if asked {
 			return errs.New(errs.Unsupported, sandbox.CodeNotSupported, "the setting %q is not supported yet by this version: leave it out", name)
 		}

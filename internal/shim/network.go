@@ -34,16 +34,36 @@ func Network() machine.Network {
 }
 
 // NewGateway makes the sandbox's gateway on the host's network.
-func NewGateway(cfg wire.Gateway, log *slog.Logger) (*gateway.Gateway, error) {
-	var up gateway.Upstream = &upstream.Host{Nameservers: cfg.Resolvers}
-	if cfg.OverridesFile != "" {
-		overrides, err := upstream.ReadOverrides(cfg.OverridesFile)
-		if err != nil {
-			return nil, fmt.Errorf("make gateway: %w", err)
-		}
-		up = &upstream.Redirect{Overrides: overrides, Next: up}
+func NewGateway(spec wire.Spec, log *slog.Logger) (*gateway.Gateway, error) {
+	up, err := newUpstream(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make gateway: %w", err)
 	}
 	return gateway.New(gateway.Config{
-		Network: Network(), Exceptions: cfg.Exceptions, Upstream: up, Log: log,
+		Network: Network(), Exceptions: spec.Gateway.Exceptions, Upstream: up, TCPOnly: spec.Gateway.Proxy != "", Log: log,
 	})
+}
+
+// newUpstream is the way to the world: the host's network or the operator's
+// proxy, but for what the operator overrides.
+func newUpstream(spec wire.Spec) (gateway.Upstream, error) {
+	cfg, host := spec.Gateway, &upstream.Host{Nameservers: spec.Gateway.Resolvers}
+	var up gateway.Upstream = host
+	if cfg.Proxy != "" {
+		roots, err := upstreamRoots(spec.ExtraRoots)
+		if err != nil {
+			return nil, err
+		}
+		if up, err = upstream.NewProxy(cfg.Proxy, roots, host); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.OverridesFile == "" {
+		return up, nil
+	}
+	overrides, err := upstream.ReadOverrides(cfg.OverridesFile)
+	if err != nil {
+		return nil, err
+	}
+	return &upstream.Redirect{Overrides: overrides, Next: up}, nil
 }
