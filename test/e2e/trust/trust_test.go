@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/test/e2e/harness"
 )
 
@@ -83,6 +84,29 @@ func TestLate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			wantArrival(ctx, t, s, c, users["app"], script, harness.WebHost, true)
 		})
+	}
+}
+
+// TestCalls: what the SDKs call makes requests, too: the agent itself, and
+// sessions of Deno.
+func TestCalls(t *testing.T) {
+	s := harness.New(t, "--spares", "1")
+	ctx := harness.Context(t, harness.TestLimit)
+	c := s.MustCreate(ctx, t, nil)
+	var repl api.SpawnResult
+	if err := c.Call(ctx, "spawnDenoRepl", map[string]any{"stdout": "null", "stderr": "null"}, &repl); err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]bool{harness.WebHost: true, harness.UntrustHost: false} {
+		err := c.Call(ctx, "fetch", map[string]any{"url": "https://" + host + "/fetch", "method": "GET", "headers": [][2]string{}, "redirect": "follow"}, nil)
+		if (err == nil) != want || slices.Contains(s.Internet.Seen(), host+" /fetch") != want {
+			t.Errorf("fetch from %s: %v", host, err)
+		}
+		code := `await fetch("https://` + host + `/session").then(() => "got it").catch((e) => String(e))`
+		err = c.Call(ctx, "denoReplEval", map[string]any{"pid": repl.PID, "code": code}, nil)
+		if err != nil || slices.Contains(s.Internet.Seen(), host+" /session") != want {
+			t.Errorf("session of Deno, %s: %v", host, err)
+		}
 	}
 }
 
