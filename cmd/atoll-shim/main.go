@@ -101,11 +101,11 @@ func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
 	if file := newAudit(spec, log); file != nil {
 		record, parts.Audit = file, file
 	}
-	gateway, err := shim.NewGateway(spec.Gateway, record, log)
+	gateway, err := shim.NewGateway(spec, record, log)
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	parts.Gateway = shim.Enforcer{Gateway: gateway}
+	parts.Gateway = gateway
 	return parts, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/agent/rpc"
+	"github.com/atollhq/atoll/internal/agent/trust"
 	"github.com/atollhq/atoll/internal/link"
 )
 
@@ -180,16 +181,17 @@ func (a *Agent) update(u link.Update) error {
 	default:
 		return errors.New("the machine has no configuration yet")
 	}
-	vars, err := trust(a.opts.Root, u.ExtraRoots)
-	if err != nil {
-		return err
-	}
 	env := a.parts.procs.Env()
-	for _, set := range []map[string]string{vars, u.Env} {
-		for name, value := range set {
-			if err := env.Set(name, value); err != nil {
-				return err
-			}
+	if u.ExtraRoots != "" {
+		vars, err := trust.Store{Root: a.opts.Root, Log: a.log}.Set(u.ExtraRoots)
+		if err != nil {
+			return err
+		}
+		env.AddMissing(vars)
+	}
+	for name, value := range u.Env {
+		if err := env.Set(name, value); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -2,20 +2,12 @@ package agent
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -176,8 +168,7 @@ func TestUpdate(t *testing.T) {
 		t.Error("an update before the configuration is accepted")
 	}
 	s.configure(testConfig(s.home()))
-	_, text := testCertificate(t)
-	update := link.Update{Env: map[string]string{"FROM": "update", "LATE": "yes"}, ExtraRoots: text}
+	update := link.Update{Env: map[string]string{"FROM": "update", "LATE": "yes", "PIP_CERT": "/mine"}, ExtraRoots: certificate}
 	if ready := s.update(update); ready != (link.Ready{Version: "1"}) {
 		t.Fatalf("got %+v", ready)
 	}
@@ -185,14 +176,37 @@ func TestUpdate(t *testing.T) {
 	if err := rpctest.On(t, s.dial(link.KindRPC, link.RPCHeader{})).Call("envToObject", struct{}{}, &env); err != nil {
 		t.Fatal(err)
 	}
-	if env["FROM"] != "update" || env["LATE"] != "yes" || env["NODE_EXTRA_CA_CERTS"] == "" {
+	if env["FROM"] != "update" || env["LATE"] != "yes" || env["NODE_EXTRA_CA_CERTS"] == "" || env["PIP_CERT"] != "/mine" {
 		t.Errorf("the environment is %v", env)
 	}
-	if got, err := os.ReadFile(filepath.Join(s.root, rootsBundle)); err != nil || !strings.Contains(string(got), text) {
+	const bundle = "etc/ssl/certs/ca-certificates.crt"
+	if got, err := os.ReadFile(filepath.Join(s.root, bundle)); err != nil || !strings.Contains(string(got), certificate) {
 		t.Errorf("bundle: %q, %v", got, err)
 	}
 	if ready := s.update(link.Update{Env: map[string]string{"A=B": "c"}}); ready.Error == "" {
 		t.Error("a variable that is none is accepted")
+	}
+}
+
+// TestRootsLeaveTheClientsVariables: also where they come after them, and an
+// update without roots changes none.
+func TestRootsLeaveTheClientsVariables(t *testing.T) {
+	s := start(t)
+	cfg := testConfig(s.home())
+	cfg.Env["SSL_CERT_FILE"] = "/mine"
+	cfg.ExtraRoots = certificate
+	s.configure(cfg)
+	for _, update := range []link.Update{{ExtraRoots: certificate}, {Env: map[string]string{"A": "b"}}} {
+		if ready := s.update(update); ready.Error != "" {
+			t.Fatal(ready.Error)
+		}
+	}
+	var env map[string]string
+	if err := rpctest.On(t, s.dial(link.KindRPC, link.RPCHeader{})).Call("envToObject", struct{}{}, &env); err != nil {
+		t.Fatal(err)
+	}
+	if env["SSL_CERT_FILE"] != "/mine" || env["CURL_CA_BUNDLE"] == "" {
+		t.Errorf("the environment is %v", env)
 	}
 }
 
@@ -290,79 +304,6 @@ func TestPersonalise(t *testing.T) {
 	}
 }
 
-func testCertificate(t *testing.T) (der []byte, text string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject: pkix.Name{
-			Country: []string{"DE"}, Organization: []string{"  Some   Örg  Inc "}, CommonName: "Test ROOT",
-		},
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
-
-func TestTrust(t *testing.T) {
-	root := t.TempDir()
-	der, text := testCertificate(t)
-	bundle := filepath.Join(root, rootsBundle)
-	if err := writeFile(root, rootsBundle, "# others"); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time changes nothing
-		env, err := trust(root, "comment\n"+text+text)
-		if err != nil || env["NODE_EXTRA_CA_CERTS"] != "/"+rootsBundle {
-			t.Fatalf("got %v, %v", env, err)
-		}
-		if got, err := os.ReadFile(bundle); err != nil || string(got) != "# others\n"+text+text {
-			t.Errorf("bundle: %q, %v", got, err)
-		}
-	}
-	hash, err := subjectHash(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if target, err := os.Readlink(filepath.Join(root, hashedDir, fmt.Sprintf("%08x.0", hash))); err != nil || target != "/"+rootsDir+"/atoll-host-1.crt" {
-		t.Errorf("got %q, %v", target, err)
-	}
-	if env, err := trust(root, "nothing"); err != nil || env != nil {
-		t.Errorf("got %v, %v", env, err)
-	}
-}
-
-// OpenSSL is the reference for the hash of a subject.
-func TestSubjectHash(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("no openssl to compare with")
-	}
-	der, text := testCertificate(t)
-	ctx, cancel := context.WithTimeout(t.Context(), rpctest.Patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, openssl, "x509", "-noout", "-subject_hash")
-	cmd.Stdin = strings.NewReader(text)
-	cmd.WaitDelay = time.Second
-	want, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := subjectHash(der)
-	if err != nil || fmt.Sprintf("%08x\n", got) != string(want) {
-		t.Errorf("got %08x, %v, want %s", got, err, want)
-	}
-}
-
-func FuzzSubjectHash(f *testing.F) {
-	f.Add([]byte{0x30, 0})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		_, _ = canonicalName(raw)
-	})
-}
+// certificate is one, as text. Whether it can be used is not the agent's
+// matter.
+const certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"

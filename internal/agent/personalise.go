@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/atollhq/atoll/internal/agent/trust"
 	"github.com/atollhq/atoll/internal/link"
 )
 
@@ -55,7 +57,7 @@ func personalise(root string, host Host, cfg link.Config, log *slog.Logger) (map
 	if err := prepareHome(root, host, cfg); err != nil {
 		return nil, err
 	}
-	return trust(root, cfg.ExtraRoots)
+	return trust.Store{Root: root, Log: log}.Set(cfg.ExtraRoots)
 }
 
 // checkConfig refuses what would break the files that it is written to.
@@ -141,4 +143,9 @@ func prepareHome(root string, host Host, cfg link.Config) error {
 		return fmt.Errorf("prepare home: %w", err)
 	}
 	return nil
+}
+
+func ownedBy(info os.FileInfo, uid, gid uint32) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid == uid && st.Gid == gid
 }

@@ -40,7 +40,7 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"hunter2", "ftp://u:hunter2@h:1", "http://u:hunter2@h", "http://u:hunter2@h:1/path", "http://u:hunter2@h:port", "http://u:hunter2@h:1?q"} {
+	for _, bad := range []string{"hunter2", "ftp://u:hunter2@h:1", "http://u:hunter2@h", "http://u:hunter2@h:1/path", "http://u:hunter2@h:port", "http://u:hunter2@h:1?q", "socks5://:hunter2@h:1", "socks5://u:hunter2" + strings.Repeat("x", 255) + "@h:1"} {
 		cfg := Default()
 		cfg.Network.Proxy = Proxy(bad)
 		if err := cfg.Validate(); err == nil || strings.Contains(err.Error(), "hunter2") {

@@ -99,7 +99,7 @@ func (n Network) check(c *checklist) {
 		checkFile(c, "extra_roots", n.ExtraRoots)
 	}
 	checkFile(c, "host_overrides", n.HostOverrides)
-	c.require(n.Proxy == "" || validProxy(string(n.Proxy)), "net_proxy", "must be of the form http://host:port, https://host:port, socks5://host:port or socks5h://host:port, with user:password@ before the host where needed")
+	c.require(n.Proxy == "" || validProxy(string(n.Proxy)), "net_proxy", "must be of the form http://host:port, https://host:port, socks5://host:port or socks5h://host:port, with user:password@ before the host where needed, 255 bytes each at most")
 	c.require(n.AuditMaxMiB >= 0, "net_audit_max", "must not be negative")
 	for _, item := range n.Ceiling {
 		org, entry, named := strings.Cut(item, "=")
@@ -111,7 +111,15 @@ func (n Network) check(c *checklist) {
 func validProxy(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) &&
-		u.Hostname() != "" && u.Port() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == ""
+		u.Hostname() != "" && u.Port() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == "" && validUser(u.User)
+}
+
+// validUser bounds user and password, of which SOCKS5 has room for 255 bytes
+// each (RFC 1929).
+func validUser(user *url.Userinfo) bool {
+	const most = 255
+	password, _ := user.Password()
+	return user == nil || user.Username() != "" && len(user.Username()) <= most && len(password) <= most
 }
 
 func checkFile(c *checklist, key, path string) {

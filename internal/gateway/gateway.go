@@ -18,7 +18,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,9 +61,10 @@ type Config struct {
 	// allowed. Nil means upstream.HostAddrs.
 	HostAddrs func() ([]netip.Addr, error)
 	Upstream  Upstream
-	Roots     *x509.CertPool // for the certificates of hosts whose connections are opened; nil is the host's own
-	Strict    bool           // every TLS connection is opened, and what isn't HTTP is refused
-	Audit     audit.Log      // nil keeps none
+	TCPOnly   bool            // Upstream carries no UDP, so that it is refused at once
+	Roots     intercept.Roots // for the certificates of hosts whose connections are opened
+	Strict    bool            // every TLS connection is opened, and what isn't HTTP is refused
+	Audit     audit.Log       // nil keeps none
 	Log       *slog.Logger
 	Limits    Limits
 }
@@ -114,12 +114,14 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{judge: newJudge(cfg), names: names.NewTable(maxNames), ca: ca, strict: cfg.Strict}
 	g.opener = intercept.New(intercept.Config{CA: ca, Roots: cfg.Roots, Strict: cfg.Strict, Audit: cfg.Audit, Log: cfg.Log})
+	named, _ := cfg.Upstream.(upstream.NameDialer)
 	server := dns.NewServer(dns.Config{
 		Resolver:    cfg.Upstream,
 		Decide:      g.judge.Decide,
 		DecideAddr:  g.judge.DecideAddr,
 		Virtual:     g.byName,
 		Names:       g.names,
+		Unresolved:  func(name string) bool { return named != nil && named.DialsName(name) },
 		Refused:     func(name, rule string) { cfg.Audit.Add(refusedName(name, rule)) },
 		MaxInFlight: limits.DNS,
 		Log:         cfg.Log,
@@ -130,6 +132,7 @@ func New(cfg Config) (*Gateway, error) {
 		Name:     g.nameOf,
 		Resolve:  server.Addrs,
 		Dial:     g.judge.guard(cfg.Upstream.Dial),
+		Named:    named,
 		Inspect:  g.inspect,
 		Reserved: g.opener.Reserved,
 		Opener:   g.opener,

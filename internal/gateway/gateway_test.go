@@ -227,8 +227,13 @@ func TestRefusedIsResetAtOnce(t *testing.T) {
 }
 
 func TestRefusedUDPIsUnreachable(t *testing.T) {
-	s := start(t, machine.NICTap, 1500, nil)
-	c, err := s.guest.DialUDP("192.168.0.1:443")
+	wantUnreachable(t, start(t, machine.NICTap, 1500, nil), "192.168.0.1:443")
+}
+
+// wantUnreachable checks that the guest is told of a refused datagram.
+func wantUnreachable(t *testing.T, s setup, dest string) {
+	t.Helper()
+	c, err := s.guest.DialUDP(dest)
 	if err != nil {
 		t.Fatal(err)
 	}

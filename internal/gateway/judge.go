@@ -21,9 +21,13 @@ const hostAddrsAge = 3 * time.Second
 // nobody knows which addresses are the host's.
 const ruleBlind = "the host's addresses are unknown"
 
+// ruleTCPOnly is given where connections go through a proxy.
+const ruleTCPOnly = "UDP does not go through the operator's proxy"
+
 // judge applies the policy with the host's addresses as they are now.
 type judge struct {
 	hostAddrs func() ([]netip.Addr, error)
+	tcpOnly   bool
 	log       *slog.Logger
 
 	mu     sync.Mutex // guards the following
@@ -36,7 +40,7 @@ func newJudge(cfg Config) *judge {
 	p := cfg.Policy
 	p.Exceptions = slices.Concat(p.Exceptions, cfg.Exceptions)
 	p.Own = own(cfg)
-	j := &judge{hostAddrs: cfg.HostAddrs, log: cfg.Log, policy: p}
+	j := &judge{hostAddrs: cfg.HostAddrs, tcpOnly: cfg.TCPOnly, log: cfg.Log, policy: p}
 	if j.hostAddrs == nil {
 		j.hostAddrs = upstream.HostAddrs
 	}
@@ -102,7 +106,10 @@ func (j *judge) Decide(q policy.Query) policy.Decision {
 	if err != nil {
 		return policy.Decision{Rule: ruleBlind}
 	}
-	return p.Decide(q)
+	if d := p.Decide(q); !d.Allow || q.Proto != policy.UDP || !j.tcpOnly {
+		return d
+	}
+	return policy.Decision{Rule: ruleTCPOnly}
 }
 
 // DecideAddr answers whether an address may be reached at all.

@@ -70,7 +70,7 @@ func open(t *testing.T, change func(*Config)) opened {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(world.PEM()))
 	o.setup = start(t, machine.NICTap, 65520, func(cfg *Config) {
-		cfg.Audit, cfg.Roots = o.audit, roots
+		cfg.Audit, cfg.Roots = o.audit, func() (*x509.CertPool, error) { return roots, nil }
 		if change != nil {
 			change(cfg)
 		}

@@ -107,19 +107,6 @@ func TestChangesAreWhole(t *testing.T) {
 	}
 }
 
-// What can't be enforced is refused for a running sandbox, too.
-func TestListsThatCantBeGranted(t *testing.T) {
-	w := newWorldWith(t, func(w *world) { w.limits.NoLists = true })
-	_, id := w.create(`{"timeout":"1m"}`)
-	status, h, body := w.call("PATCH", "/api/v3/sandbox/"+id, w.token, `{"allow_net":["a.test"]}`)
-	w.wantError(status, 501, h, body, sandbox.CodeNotSupported)
-	if got := w.network(id); got.AllowNet != nil {
-		t.Errorf("got %+v", got)
-	}
-	w.patch(id, `{"allow_net":[]}`)
-	w.patch(id, `{"allow_net":null}`)
-}
-
 func TestNetworkOfOthersAndOfStoppedOnes(t *testing.T) {
 	w := newWorld(t)
 	_, id := w.create(`{"timeout":"1m"}`)

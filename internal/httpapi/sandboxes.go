@@ -59,7 +59,7 @@ func (a *server) patchSandbox(w http.ResponseWriter, r *request) error {
 	if err := decode(w, r, &patch); err != nil {
 		return err
 	}
-	if err := checkPatch(patch, a.Limits); err != nil {
+	if err := checkPatch(patch); err != nil {
 		return err
 	}
 	granted, err := a.patch(r, patch)
@@ -70,7 +70,7 @@ func (a *server) patchSandbox(w http.ResponseWriter, r *request) error {
 }
 
 // checkPatch finds what is wrong with a change whatever the sandbox.
-func checkPatch(patch api.PatchSandbox, l sandbox.Limits) error {
+func checkPatch(patch api.PatchSandbox) error {
 	const year9999 = 253_402_300_799_999
 	at := patch.StopAtMS
 	switch {
@@ -79,7 +79,7 @@ func checkPatch(patch api.PatchSandbox, l sandbox.Limits) error {
 	case at != nil && (*at < 0 || *at > year9999):
 		return errs.New(errs.Invalid, "INVALID_TIMEOUT", "stop_at_ms is not a time in the future, in milliseconds since 1970")
 	}
-	return sandbox.CheckList(patch.AllowNet.List, l)
+	return sandbox.CheckList(patch.AllowNet.List)
 }
 
 // patch makes both changes, or neither if one of them is refused.

@@ -18,8 +18,6 @@ func checkLater(cfg api.SandboxConfig, l Limits) error {
 	checks := []func() (field string, asked bool, err error){
 		func() (string, bool, error) { asked, err := asksRoot(cfg.Root); return "root", asked, err },
 		func() (string, bool, error) { asked, err := asksVolumes(cfg.Volumes); return "volumes", asked, err },
-		func() (string, bool, error) { return "allow_net", l.refuses(cfg.AllowNet), nil },
-		func() (string, bool, error) { return "secrets", l.NoSecrets && len(cfg.Secrets) > 0, nil },
 		func() (string, bool, error) { return "ssh", cfg.SSH != nil && *cfg.SSH, nil },
 		func() (string, bool, error) { asked, err := asksPort(cfg.Port); return "port", asked, err },
 	}
@@ -33,20 +31,6 @@ func checkLater(cfg api.SandboxConfig, l Limits) error {
 		}
 	}
 	return checkIsolation(cfg.Isolation, l)
-}
-
-func (l Limits) refuses(allow *[]string) bool { return l.NoLists && allow != nil && len(*allow) > 0 }
-
-// CheckList refuses an allow-list for a running sandbox that is wrong or that
-// this version can't enforce.
-func CheckList(allow *[]string, l Limits) error {
-	if _, err := readAllowNet(allow); err != nil {
-		return err
-	}
-	if l.refuses(allow) {
-		return errLater("allow_net")
-	}
-	return nil
 }
 
 func errLater(field string) error {

@@ -36,6 +36,12 @@ func readAllowNet(entries *[]string) (*[]string, error) {
 	return &normal, nil
 }
 
+// CheckList refuses an allow-list that is wrong.
+func CheckList(allow *[]string) error {
+	_, err := readAllowNet(allow)
+	return err
+}
+
 func badEntry(err error) error {
 	e, ok := errors.AsType[*policy.EntryError](err)
 	switch {

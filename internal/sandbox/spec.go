@@ -41,8 +41,6 @@ type Limits struct {
 	MaxLifetime      time.Duration // 0 is unlimited
 	Regions          []string      // the first is the default
 	Isolations       []string      // besides "auto"
-	NoSecrets        bool          // secrets are refused
-	NoLists          bool          // allow-lists are refused, but for the empty one
 }
 
 // Spec is a validated request for a sandbox.

@@ -18,9 +18,6 @@ import (
 // newLauncher returns the launcher of real shims, after it looked whether all
 // that they need is there: better now than at the first sandbox.
 func newLauncher(cfg config.Server, log *slog.Logger) (sandbox.Launcher, error) {
-	if err := checkLater(cfg.Network); err != nil {
-		return nil, err
-	}
 	dir := cfg.BinDir
 	if dir == "" {
 		self, err := os.Executable()
@@ -50,17 +47,6 @@ func newLauncher(cfg config.Server, log *slog.Logger) (sandbox.Launcher, error) 
 		LogLevel: cfg.Log.Level,
 		Log:      log,
 	}}, nil
-}
-
-// checkLater refuses settings that this version understands and can't grant
-// yet: ignoring a restriction would be worse.
-func checkLater(n config.Network) error {
-	for name, asked := range map[string]bool{"net_ceiling": len(n.Ceiling) > 0, "net_strict": n.Strict, "net_proxy": n.Proxy != ""} {
-		if asked {
-			return errs.New(errs.Unsupported, sandbox.CodeNotSupported, "the setting %q is not supported yet by this version: leave it out", name)
-		}
-	}
-	return nil
 }
 
 // needsImage is a launcher that says clearly when there is no image, which

@@ -2,6 +2,8 @@ package serve
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,11 +30,41 @@ func extraRoots(setting, hostDir string) (string, error) {
 	case "":
 		return rootsBelow(hostDir)
 	}
-	raw, err := os.ReadFile(setting)
+	raw, err := readRoots(setting)
 	if err != nil {
 		return "", fmt.Errorf("read extra roots: %w", err)
 	}
 	return string(raw), nil
+}
+
+// readRoots reads a file of certificates in PEM form. A mistake is better
+// known now than when a sandbox doesn't reach a server.
+func readRoots(file string) ([]byte, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxRoots {
+		return nil, fmt.Errorf("%s: %d bytes are more than the limit of %d", file, len(raw), maxRoots)
+	}
+	found := false
+	for rest := raw; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		found = true
+	}
+	if !found {
+		return nil, fmt.Errorf("%s: there is no certificate in PEM form in it", file)
+	}
+	return raw, nil
 }
 
 func rootsBelow(dir string) (string, error) {
@@ -46,7 +78,7 @@ func rootsBelow(dir string) (string, error) {
 		case entry.IsDir() || filepath.Ext(path) != ".crt":
 			return nil
 		}
-		raw, err := os.ReadFile(path)
+		raw, err := readRoots(path)
 		if err != nil {
 			return err
 		}
@@ -55,7 +87,7 @@ func rootsBelow(dir string) (string, error) {
 		return nil
 	})
 	if err != nil {
-		return "", fmt.Errorf("read the host's extra roots: %w", err)
+		return "", fmt.Errorf("read the host's extra roots (the setting extra_roots names others, or none): %w", err)
 	}
 	if all.Len() > maxRoots {
 		return "", fmt.Errorf("read the host's extra roots: %d bytes of certificates below %s are more than the limit of %d", all.Len(), dir, maxRoots)

@@ -312,7 +312,6 @@ func (d *daemon) limits() sandbox.Limits {
 		Regions: d.cfg.Regions, Isolations: []string{d.cfg.Driver()},
 		// No connection is opened yet: a list of names could be evaded inside of
 		// one, and a secret would never be put in.
-		NoLists: true, NoSecrets: true,
 	}
 }
 

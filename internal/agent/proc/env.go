@@ -50,6 +50,18 @@ func (e *Env) Set(key, value string) error {
 	return nil
 }
 
+// AddMissing sets variables that are not set yet, for processes that start
+// from now on.
+func (e *Env) AddMissing(vars map[string]string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key, value := range vars {
+		if _, set := e.vars[key]; !set {
+			e.vars[key] = value
+		}
+	}
+}
+
 // Delete removes a variable; it is no error when there is none.
 func (e *Env) Delete(key string) error {
 	if err := checkVariable(key, ""); err != nil {

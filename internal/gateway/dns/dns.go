@@ -58,6 +58,9 @@ type Config struct {
 	// come from Names. Nil means none.
 	Virtual func(name string) bool
 	Names   *names.Table
+	// Unresolved tells which names are answered with virtual addresses without
+	// asking whether they exist. Nil means none.
+	Unresolved func(name string) bool
 	// Refused is told of each question that the policy refuses, or of whose
 	// answer it leaves nothing. It may be nil.
 	Refused func(name, rule string)

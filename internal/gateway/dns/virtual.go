@@ -30,7 +30,13 @@ const (
 	typeHTTPS = dnsmessage.Type(65)
 )
 
-func (s *Server) isVirtual(name string) bool { return s.cfg.Virtual != nil && s.cfg.Virtual(name) }
+func (s *Server) isVirtual(name string) bool {
+	return s.cfg.Virtual != nil && s.cfg.Virtual(name) || s.isUnresolved(name)
+}
+
+func (s *Server) isUnresolved(name string) bool {
+	return s.cfg.Unresolved != nil && s.cfg.Unresolved(name)
+}
 
 // virtual answers about a name that the guest reaches by a virtual address.
 func (s *Server) virtual(ctx context.Context, q dnsmessage.Question) dnsmessage.Message {
@@ -46,12 +52,15 @@ func (s *Server) virtual(ctx context.Context, q dnsmessage.Question) dnsmessage.
 	return s.ask(ctx, q)
 }
 
-// virtualAddress answers with the virtual address where a real one exists.
+// virtualAddress answers with the virtual address where a real one exists, or
+// may exist.
 func (s *Server) virtualAddress(ctx context.Context, q dnsmessage.Question) dnsmessage.Message {
-	m := s.ask(ctx, q)
-	if m.RCode != dnsmessage.RCodeSuccess || !slices.ContainsFunc(m.Answers, hasAddr) {
-		m.Answers = nil
-		return m
+	if !s.isUnresolved(Canonical(q.Name)) {
+		m := s.ask(ctx, q)
+		if m.RCode != dnsmessage.RCodeSuccess || !slices.ContainsFunc(m.Answers, hasAddr) {
+			m.Answers = nil
+			return m
+		}
 	}
 	v4, v6 := s.cfg.Names.Assign(Canonical(q.Name))
 	head := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: virtualTTL}

@@ -51,6 +51,10 @@ func (f *Forwarder) dialEach(ctx context.Context, q policy.Query) (net.Conn, net
 		conn, err := f.dialAddr(ctx, q, q.Addr)
 		return conn, q.Addr, err
 	}
+	if f.cfg.Named != nil && f.cfg.Named.DialsName(q.Name) {
+		conn, err := f.cfg.Named.DialName(ctx, string(q.Proto), q.Name, q.Port)
+		return conn, netip.Addr{}, err
+	}
 	addrs, err := f.cfg.Resolve(ctx, q.Name)
 	if err != nil {
 		return nil, netip.Addr{}, err

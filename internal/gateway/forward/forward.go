@@ -25,6 +25,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/upstream"
 )
 
 const (
@@ -45,6 +46,10 @@ type Config struct {
 	// Dial connects to exactly the given address. Its connections have
 	// CloseWrite where the protocol has it.
 	Dial func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+
+	// Named connects to the names that it takes, without their addresses. It
+	// may be nil.
+	Named upstream.NameDialer
 
 	// Inspect says how much of a TCP connection is read. UDP flows to what is
 	// to be opened are refused, so that clients of QUIC turn to TCP.

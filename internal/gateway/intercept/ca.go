@@ -54,7 +54,7 @@ func NewCA() (*CA, error) {
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	cert, err := sign(template, template, key, key)
+	cert, err := certify(template, template, key, key)
 	if err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
 	}
@@ -99,14 +99,14 @@ func (c *CA) issue(host string) (*tls.Certificate, error) {
 	} else {
 		template.DNSNames = []string{host}
 	}
-	cert, err := sign(template, c.cert, c.leaf, c.key)
+	cert, err := certify(template, c.cert, c.leaf, c.key)
 	if err != nil {
 		return nil, err
 	}
 	return &tls.Certificate{Certificate: [][]byte{cert.Raw, c.cert.Raw}, PrivateKey: c.leaf, Leaf: cert}, nil
 }
 
-func sign(template, parent *x509.Certificate, key, with *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func certify(template, parent *x509.Certificate, key, with *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, with)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func newFront(t testing.TB, handler http.Handler) *front {
 	server := &http.Server{Handler: handler, ErrorLog: silent, ReadHeaderTimeout: time.Minute, TLSConfig: &tls.Config{Certificates: []tls.Certificate{*leaf}}}
 	go func() { _ = server.ServeTLS(up, "", "") }()
 	f := &front{up: netip.MustParseAddrPort(up.Addr().String())}
-	f.to = New(Config{CA: ca, Roots: roots, Strict: true, Audit: audit.Discard{}, Log: slog.New(slog.DiscardHandler)})
+	f.to = New(Config{CA: ca, Roots: func() (*x509.CertPool, error) { return roots, nil }, Strict: true, Audit: audit.Discard{}, Log: slog.New(slog.DiscardHandler)})
 	if f.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}

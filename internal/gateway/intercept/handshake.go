@@ -3,6 +3,7 @@ package intercept
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -109,13 +110,24 @@ func (c *connection) againTLS(ctx context.Context, proto string) (net.Conn, erro
 func (c *connection) handshake(ctx context.Context, raw net.Conn, offer []string) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
+	roots, err := c.of.roots()
+	if err != nil {
+		return nil, err
+	}
 	up := tls.Client(raw, &tls.Config{
-		ServerName: c.host, RootCAs: c.of.cfg.Roots, NextProtos: offer, ClientSessionCache: c.of.sessions,
+		ServerName: c.host, RootCAs: roots, NextProtos: offer, ClientSessionCache: c.of.sessions,
 	})
 	if err := up.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake with %s: %w", c.host, err)
 	}
 	return up, nil
+}
+
+func (i *Interceptor) roots() (*x509.CertPool, error) {
+	if i.cfg.Roots == nil {
+		return nil, nil
+	}
+	return i.cfg.Roots()
 }
 
 // untrusted is why nothing is sent to an upstream.

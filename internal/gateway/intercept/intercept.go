@@ -47,11 +47,15 @@ const (
 // Config describes an interceptor.
 type Config struct {
 	CA     *CA
-	Roots  *x509.CertPool // for upstream certificates; nil is the host's
-	Strict bool           // TLS is opened for every host
+	Roots  Roots
+	Strict bool // TLS is opened for every host
 	Audit  audit.Log
 	Log    *slog.Logger
 }
+
+// Roots are the certificates that upstream's are verified with. They are read
+// when they are first needed; nil is the host's own.
+type Roots func() (*x509.CertPool, error)
 
 // Interceptor reads connections. It implements forward.Opener. Its methods may
 // be called concurrently; it owns the goroutines it starts, and Close waits

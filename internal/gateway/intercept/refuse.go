@@ -10,6 +10,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/secret"
+	"github.com/atollhq/atoll/internal/gateway/sign"
 )
 
 // The rules about requests.
@@ -62,6 +63,9 @@ func (no *refusal) answer(w *responseWriter, r *http.Request) {
 // fail is the answer to a request that could not be passed on.
 func (e *exchange) fail(err error) *refusal {
 	if no, ok := errors.AsType[*secret.Refusal](err); ok {
+		return refuse(http.StatusForbidden, no.Code, e.host, no.Code, no.Reason)
+	}
+	if no, ok := errors.AsType[*sign.Error](err); ok { // of a body that was under way
 		return refuse(http.StatusForbidden, no.Code, e.host, no.Code, no.Reason)
 	}
 	if u, ok := errors.AsType[*untrusted](err); ok {

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/atollhq/atoll/internal/gateway/sign"
 )
 
 // Dest is where a request goes.
@@ -131,13 +134,21 @@ func (x *Exchange) sign(r *http.Request) error {
 		}
 		used, err := o.signer.Sign(r)
 		if err != nil {
-			return refuse(CodeSigningFailed, "the request can't be signed with %s: %s", o.name, err)
+			return unsigned(o.name, err)
 		}
 		if used {
 			x.use(o)
 		}
 	}
 	return nil
+}
+
+// unsigned is why a request could not be signed.
+func unsigned(name string, err error) error {
+	if no, ok := errors.AsType[*sign.Error](err); ok {
+		return refuse(no.Code, "the request can't be signed with %s: %s", name, no.Reason)
+	}
+	return refuse(CodeSigningFailed, "the request can't be signed with %s: %s", name, err)
 }
 
 // why says why a secret may not be in a part of the request; empty when it may.

@@ -1,11 +1,12 @@
 package secret
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/atollhq/atoll/internal/gateway/sign"
 )
 
 // signer signs a request that is otherwise ready to be sent, if the request
@@ -20,12 +21,19 @@ type placeholders struct{ secret, keyID, session string }
 type signerMaker func(spec Spec, stand placeholders) (signer, error)
 
 // newSigner is the only place that knows how signatures are made.
-func newSigner(Spec, placeholders) (signer, error) { return unsupported{}, nil }
-
-// unsupported refuses what it can't sign.
-type unsupported struct{}
-
-func (unsupported) Sign(*http.Request) (bool, error) { return false, errors.ErrUnsupported }
+func newSigner(spec Spec, stand placeholders) (signer, error) {
+	s := spec.Sign
+	if s.Type == "aws" {
+		return sign.NewAWS(sign.AWSConfig{
+			KeyID: s.KeyID, Secret: spec.Value, SessionToken: s.SessionToken,
+			PlaceholderKeyID: stand.keyID, PlaceholderSecret: stand.secret, PlaceholderToken: stand.session,
+		}), nil
+	}
+	return sign.NewHMAC(sign.HMACConfig{
+		Key: spec.Value, Algorithm: s.Algorithm, Encoding: s.Encoding, Header: s.Header, Prefix: s.Prefix,
+		Over: s.Over, Separator: s.Separator, TimeHeader: s.TimeHeader,
+	})
+}
 
 // variable is one that holds the placeholder of a part of a key.
 type variable struct {

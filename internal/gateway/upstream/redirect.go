@@ -74,7 +74,10 @@ type Redirect struct {
 	Next      Upstream // for what is not overridden
 }
 
-var _ Upstream = (*Redirect)(nil)
+var (
+	_ Upstream   = (*Redirect)(nil)
+	_ NameDialer = (*Redirect)(nil)
+)
 
 // Resolve implements Upstream.
 func (r *Redirect) Resolve(ctx context.Context, q dnsmessage.Question) (dnsmessage.Message, error) {
@@ -117,4 +120,20 @@ func (r *Redirect) Dial(ctx context.Context, network string, addr netip.AddrPort
 		return nil, fmt.Errorf("no host override for %s", addr)
 	}
 	return r.Next.Dial(ctx, network, addr)
+}
+
+// DialsName implements NameDialer. A name with fixed addresses is resolved.
+func (r *Redirect) DialsName(name string) bool {
+	_, fixed := r.Overrides.Names[name]
+	next, ok := r.Next.(NameDialer)
+	return ok && !fixed && !r.Overrides.Only && next.DialsName(name)
+}
+
+// DialName implements NameDialer.
+func (r *Redirect) DialName(ctx context.Context, network, name string, port uint16) (net.Conn, error) {
+	next, ok := r.Next.(NameDialer)
+	if !ok || !r.DialsName(name) {
+		return nil, fmt.Errorf("the name %s is to be resolved", name)
+	}
+	return next.DialName(ctx, network, name, port)
 }

@@ -1,9 +1,10 @@
 // Package upstream is the gateway's way to the world: the host's own network
-// and resolvers, or an operator's overrides of them.
+// and resolvers, a proxy, or an operator's overrides of them.
 //
 // Nothing here decides what a sandbox may reach; that has happened before.
 // What is checked here is that a connection really goes to the address that
-// was decided about.
+// was decided about. A proxy that is told names decides about their addresses
+// itself.
 //
 // Everything in this package may be used by any number of goroutines.
 package upstream
@@ -26,6 +27,16 @@ type Upstream interface {
 	// Dial connects to exactly addr; network is "tcp" or "udp". A TCP
 	// connection should have CloseWrite.
 	Dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+}
+
+// NameDialer is an Upstream that connects to names which nobody resolves here.
+// Which address such a name leads to is then unknown.
+type NameDialer interface {
+	// DialsName reports whether a name, in normal form, is connected to by
+	// DialName. Other names are resolved and their addresses dialed.
+	DialsName(name string) bool
+	// DialName is Dial for a name.
+	DialName(ctx context.Context, network, name string, port uint16) (net.Conn, error)
 }
 
 // Host is the host's network. The zero Host uses the resolvers that the

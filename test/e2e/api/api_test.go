@@ -169,12 +169,10 @@ func TestWhatLaterVersionsBring(t *testing.T) {
 	s := harness.New(t)
 	ctx := harness.Context(t, harness.TestLimit)
 	for field, config := range map[string]string{
-		"root":      `{"root":{"volume":"v"}}`,
-		"volumes":   `{"volumes":[{"volume":"v","path":"/data"}]}`,
-		"allow_net": `{"allow_net":["example.com"]}`,
-		"secrets":   `{"secrets":{"K":{"hosts":["h"],"value":"v"}}}`,
-		"ssh":       `{"ssh":true}`,
-		"port":      `{"port":8000}`,
+		"root":    `{"root":{"volume":"v"}}`,
+		"volumes": `{"volumes":[{"volume":"v","path":"/data"}]}`,
+		"ssh":     `{"ssh":true}`,
+		"port":    `{"port":8000}`,
 	} {
 		_, err := s.CreateRaw(ctx, s.Token, encode(config))
 		refusal, _ := err.(*harness.Refusal)

@@ -69,8 +69,9 @@ describe("create", LIMIT, () => {
     await refused({ labels: { k: "v".repeat(129) } }, "INVALID_LABELS");
     await refused({ root: "vol-1" }, "NOT_SUPPORTED_YET");
     await refused({ volumes: { "/data": "vol-1" } }, "NOT_SUPPORTED_YET");
-    await refused({ allowNet: ["example.com"] }, "NOT_SUPPORTED_YET");
-    await refused({ secrets: { KEY: { hosts: ["example.com"], value: "v" } } }, "NOT_SUPPORTED_YET");
+    await refused({ allowNet: ["two words"] }, "INVALID_ALLOW_NET");
+    await refused({ secrets: { KEY: { hosts: [], value: "v" } } }, "INVALID_SECRETS");
+    await refused({ allowNet: ["example.com"], secrets: { KEY: { hosts: ["api.example.org"], value: "v" } } }, "SECRET_HOST_EXCLUDED");
     await assert.rejects(Sandbox.create({ timeout: "soon" }), InvalidTimeoutError);
     await assert.rejects(Sandbox.create({ token: "ddo_wrong" }), InvalidTokenError);
   });

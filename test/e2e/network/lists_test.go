@@ -32,16 +32,3 @@ func TestEmptyAllowList(t *testing.T) {
 		t.Errorf("trapped %q", trapped)
 	}
 }
-
-// What this version can't grant is refused, not ignored.
-func TestUngrantedNetworksAreRefused(t *testing.T) {
-	s := harness.New(t)
-	ctx := harness.Context(t, harness.TestLimit)
-	for _, config := range []map[string]any{
-		{"allow_net": []string{"example.com"}},
-		{"secrets": map[string]any{"KEY": map[string]any{"hosts": []string{"example.com"}, "value": "not-a-secret"}}},
-	} {
-		_, err := s.Create(ctx, config)
-		harness.WantRefusal(t, err, 501, "NOT_SUPPORTED_YET")
-	}
-}

@@ -380,7 +380,7 @@ class Suite:
 
     async def test_refusals(self):
         for options in ({"memory_mb": 1}, {"labels": {"k" * 65: "v"}}, {"timeout": "soon"}, {"region": "xyz"}, {"ssh": True}, {"port": 80},
-                        {"root": "v"}, {"volumes": {"/d": "v"}}, {"allow_net": ["h"]}, {"secrets": {"K": {"hosts": ["h"], "value": "v"}}}):
+                        {"root": "v"}, {"volumes": {"/d": "v"}}, {"allow_net": ["two words"]}, {"secrets": {"K": {"hosts": [], "value": "v"}}}):
             with self.assertRaises(Exception, msg=str(options)) as caught:
                 await self.client.create(**options).__aenter__()
             self.assertRegex(str(caught.exception), "HTTP (4|5)[0-9][0-9]")

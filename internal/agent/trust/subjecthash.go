@@ -1,4 +1,4 @@
-package agent
+package trust
 
 import (
 	"bytes"
@@ -7,37 +7,9 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"unicode/utf16"
 )
-
-// linkHash makes a certificate found by OpenSSL, which looks for files named
-// by the hash of a subject. A certificate that cannot be parsed is left to
-// the bundle.
-func linkHash(root, name string, cert []byte) error {
-	hash, err := subjectHash(cert)
-	if err != nil {
-		return nil
-	}
-	dir := filepath.Join(root, hashedDir)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("add to trust store: %w", err)
-	}
-	for i := range 10 {
-		path := filepath.Join(dir, fmt.Sprintf("%08x.%d", hash, i))
-		if target, err := os.Readlink(path); err == nil && target == "/"+name {
-			return nil
-		}
-		if err := os.Symlink("/"+name, path); err == nil {
-			return nil
-		} else if !os.IsExist(err) {
-			return fmt.Errorf("add to trust store: %w", err)
-		}
-	}
-	return nil
-}
 
 // subjectHash is what `openssl x509 -subject_hash` prints: the first four
 // bytes, little endian, of the SHA-1 of the subject's canonical encoding (see
@@ -55,13 +27,13 @@ func subjectHash(cert []byte) (uint32, error) {
 	return binary.LittleEndian.Uint32(sum[:]), nil
 }
 
-// attribute is one attribute of a relative distinguished name.
-type attribute struct {
+// nameAttribute is one attribute of a relative distinguished name.
+type nameAttribute struct {
 	Type  asn1.ObjectIdentifier
 	Value asn1.RawValue
 }
 
-type attributeSET []attribute // the name makes encoding/asn1 read a SET
+type attributeSET []nameAttribute // the name makes encoding/asn1 read a SET
 
 // canonicalName re-encodes each relative name with its text as lower case
 // UTF-8 and without superfluous blanks, and leaves the outer SEQUENCE out.
