@@ -110,11 +110,25 @@ func (x *Exchange) rewriteBody(r *http.Request) error {
 		return nil
 	case !known:
 		return refuse(CodeBodyNotReadable, "the content coding of the body can't be read, and it may hold a placeholder: send it with gzip, deflate, br or zstd, or with none")
-	case small && may:
-		return x.wholeBody(r, m, codings)
+	}
+	if size := wholeSize(r.ContentLength, codings); small && may && x.set.whole.take(size) {
+		return x.wholeBody(r, m, codings, func() { x.set.whole.give(size) })
+	}
+	if may && !m.text {
+		x.note("a body wasn't searched: too many were sent at a time")
+		x.passBody(r, nil)
+		return nil
 	}
 	x.streamBody(r, m, codings)
 	return nil
+}
+
+// wholeSize is how much memory a body may need.
+func wholeSize(length int64, codings []string) int64 {
+	if len(codings) > 0 {
+		return maxUnpacked
+	}
+	return length
 }
 
 // isChunkedByAWS reports a body whose chunks have lengths of their own.
@@ -147,31 +161,40 @@ func (x *Exchange) streamBody(r *http.Request, m media, codings []string) {
 	x.passBody(r, x.fill("body", m.write, m.escapes...))
 }
 
-// wholeBody rewrites a body at once. One that holds no placeholder goes out in
-// its own coding.
-func (x *Exchange) wholeBody(r *http.Request, m media, codings []string) error {
+// wholeBody rewrites a body at once; release is called when it has been sent.
+// One that holds no placeholder goes out in its own coding.
+func (x *Exchange) wholeBody(r *http.Request, m media, codings []string, release func()) error {
+	raw, changed, err := x.fillWhole(r, m, codings)
+	if err != nil {
+		release()
+		return err
+	}
+	if changed {
+		recoded(r.Header, int64(len(raw)))
+	}
+	r.ContentLength = int64(len(raw))
+	r.Body = hold(raw, release)
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
+	return x.rewriteHeader(r.Trailer)
+}
+
+// fillWhole reads and rewrites a body.
+func (x *Exchange) fillWhole(r *http.Request, m media, codings []string) (b []byte, changed bool, err error) {
 	raw, _, err := readWhole(r.Body, maxWhole)
 	_ = r.Body.Close()
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	plain, ok, err := readWhole(decode(io.NopCloser(bytes.NewReader(raw)), codings, CodeBodyNotReadable), maxUnpacked)
 	switch {
 	case err != nil:
-		return err
+		return nil, false, err
 	case !ok:
-		return refuse(CodeBodyNotReadable, "the body unpacks to more than %d bytes: send it in no content coding", maxUnpacked)
+		return nil, false, refuse(CodeBodyNotReadable, "the body unpacks to more than %d bytes: send it in no content coding", maxUnpacked)
 	}
 	out, changed, err := replaceAll(x.fill("body", m.write, m.escapes...), string(plain))
-	if err != nil {
-		return err
+	if err != nil || !changed {
+		return raw, false, err
 	}
-	if changed {
-		raw = []byte(out)
-		recoded(r.Header, int64(len(raw)))
-	}
-	r.ContentLength = int64(len(raw))
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
-	r.Body, _ = r.GetBody() // has no error
-	return x.rewriteHeader(r.Trailer)
+	return []byte(out), true, nil
 }

@@ -81,6 +81,9 @@ func (s *Set) Begin(d Dest, r *http.Request) (*Exchange, error) {
 	}
 	for _, step := range []func(*http.Request) error{x.rewriteHead, x.rewriteBody, x.sign} {
 		if err := step(r); err != nil {
+			if r.Body != nil {
+				_ = r.Body.Close() // nobody will send it
+			}
 			return nil, err
 		}
 	}

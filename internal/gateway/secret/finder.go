@@ -30,12 +30,12 @@ type finder struct {
 const (
 	block     = 3 // bytes that are hashed
 	maxWindow = 255
-	// MinRecognised is how many bytes a value must have to be recognised in
+	// minRecognised is how many bytes a value must have to be recognised in
 	// what a server sends. Shorter ones occur by chance.
-	MinRecognised = 8
+	minRecognised = 8
 )
 
-// newFinder makes a finder of needles of at least MinRecognised bytes. Forms
+// newFinder makes a finder of needles of at least minRecognised bytes. Forms
 // with escapes are found with those escapes.
 func newFinder(needles []needle, escapes ...*escape) *finder {
 	f := &finder{needles: needles, escapes: escapes, window: maxWindow, ends: map[uint32][]int{}}

@@ -39,7 +39,7 @@ func (s *Set) redactor(secrets []*one) *finder {
 func newRedactor(secrets []*one) *finder {
 	var needles []needle
 	add := func(value, placeholder string) {
-		if len(value) >= MinRecognised {
+		if len(value) >= minRecognised {
 			needles = append(needles, needle{[]byte(value), []byte(placeholder)})
 		}
 	}

@@ -370,6 +370,17 @@ func TestOtherHostsGetPlaceholders(t *testing.T) {
 	}
 }
 
+// TestSmallBinaryToOtherHosts has no part of a body searched in vain.
+func TestSmallBinaryToOtherHosts(t *testing.T) {
+	set := newSet(t, nil)
+	key := set.Env()["KEY"]
+	r := newRequest(t, "POST", "https://x/", "\x00"+key)
+	x := begin(t, set, Dest{Name: "x", Port: 443, Verified: true}, r)
+	if got := readAll(t, r.Body); got != "\x00"+key || r.ContentLength != int64(len(got)) || x.Note() != "placeholder of KEY left as it is: not its host" {
+		t.Errorf("%q, %d, %q", got, r.ContentLength, x.Note())
+	}
+}
+
 func TestNothingLeavesUnverified(t *testing.T) {
 	set := newSet(t, nil)
 	key := set.Env()["KEY"]

@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -71,7 +70,11 @@ func (x *Exchange) redactBody(resp *http.Response) error {
 	m := mediaOf(resp.Header.Get("Content-Type"))
 	keep := !m.text || resp.StatusCode == http.StatusPartialContent || resp.ContentLength > maxWhole
 	if !keep && resp.ContentLength >= 0 {
-		return x.redactWhole(resp)
+		size := resp.ContentLength
+		if x.set.whole.take(size) {
+			return x.redactWhole(resp, func() { x.set.whole.give(size) })
+		}
+		keep = true
 	}
 	var rw Rewriter = x.redactor.redact(keep)
 	if m.grpc {
@@ -84,11 +87,13 @@ func (x *Exchange) redactBody(resp *http.Response) error {
 	return nil
 }
 
-// redactWhole gives a body of known length its new one.
-func (x *Exchange) redactWhole(resp *http.Response) error {
+// redactWhole gives a body of known length its new one; release is called when
+// it has been read.
+func (x *Exchange) redactWhole(resp *http.Response, release func()) error {
 	raw, _, err := readWhole(resp.Body, maxWhole)
 	_ = resp.Body.Close()
 	if err != nil {
+		release()
 		return refuse(CodeResponseNotReadable, "the server ended the response too early: try again")
 	}
 	out, changed, _ := replaceAll(x.redactor.redact(false), string(raw)) // has no error
@@ -98,7 +103,7 @@ func (x *Exchange) redactWhole(resp *http.Response) error {
 	}
 	resp.ContentLength = int64(len(out))
 	resp.Header.Set("Content-Length", strconv.Itoa(len(out)))
-	resp.Body = io.NopCloser(strings.NewReader(out))
+	resp.Body = hold([]byte(out), release)
 	x.Inform(resp.Trailer)
 	return nil
 }

@@ -1,7 +1,13 @@
 // Package secret holds a sandbox's secrets: the guest's environment gets
 // placeholders, the values stay in the gateway's process.
 //
-// A Set is immutable and may be used concurrently.
+// Terms: a needle is a text that is looked for, a placeholder in what leaves
+// or a value in what arrives; its forms are the ways in which it may be
+// written; to fill a request is to put values into it, to redact a response is
+// to put placeholders back. An exchange is one request and its response.
+//
+// A Set never changes and may be used concurrently. Bodies stream through: what
+// may be the beginning of a needle is held back, and nothing else.
 package secret
 
 // Spec is what a client asks for. Its JSON form is the client's.

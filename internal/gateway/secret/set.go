@@ -29,6 +29,7 @@ type Set struct {
 	find    *finder  // of all placeholders
 
 	redactors redactors
+	whole     budget // of bodies
 }
 
 // one is a secret as it is kept.
