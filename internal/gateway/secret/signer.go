@@ -152,8 +152,8 @@ func (s *Sign) checkOver() (field, reason string) {
 		case isHeader && !validToken.MatchString(name):
 			return field, "name the header: header:Name"
 		case isHeader || strings.HasPrefix(part, "text:") && len(part) <= maxPattern:
-		case part == "timestamp" && s.TimeHeader == "":
-			return field, "the server has to learn the timestamp: set time_header"
+		case part == "timestamp" && s.TimeHeader == "" && !strings.Contains(s.Prefix, "{timestamp}"):
+			return field, "the server has to learn the timestamp: set time_header, or write {timestamp} in prefix"
 		case !slices.Contains([]string{"body", "method", "path", "query", "timestamp"}, part):
 			return field, fmt.Sprintf("%q can't be signed: use body, method, path, query, timestamp, header:Name or text:…", clip(part))
 		}

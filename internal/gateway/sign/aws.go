@@ -55,8 +55,8 @@ const maxSignedBody = 16 << 20
 // header, query and body in place; the body's length stays. The error is an
 // *Error, or the body's own; the body, too, may end with an *Error.
 //
-// Only services that don't get a payload's hash (all but S3 accept that) make
-// it hold the body.
+// The body is held only where the request doesn't say its hash, as with most
+// services but S3.
 func (a *AWS) Sign(r *http.Request) (used bool, err error) {
 	c, err := find(r, a.cfg.PlaceholderKeyID)
 	if c == nil || err != nil {
@@ -65,13 +65,8 @@ func (a *AWS) Sign(r *http.Request) (used bool, err error) {
 	if err := c.checkTime(a.now()); err != nil {
 		return false, err
 	}
-	payload, err := a.payload(r, c)
+	f, payload, err := a.verify(r, c)
 	if err != nil {
-		return false, err
-	}
-	f, err := a.verify(r, c, payload)
-	if err != nil {
-		closeBody(r)
 		return false, err
 	}
 	signature := a.resign(r, c, f, payload)
@@ -81,15 +76,58 @@ func (a *AWS) Sign(r *http.Request) (used bool, err error) {
 	return true, nil
 }
 
-// closeBody gives back what is held of the body of a refused request.
-func closeBody(r *http.Request) {
+// verify finds the form in which the guest signed the request, and what stood
+// for the body.
+func (a *AWS) verify(r *http.Request, c *claim) (f form, payload string, err error) {
+	if payload, err = saidPayload(r, c); err != nil {
+		return form{}, "", err
+	}
+	tried := payload
+	if payload == "" {
+		tried = payloadUnsigned // some operations are signed so and don't say it
+	}
+	f, ok := a.match(r, c, tried)
+	if !ok && payload == "" {
+		body, err := a.budget.hold(r, maxSignedBody)
+		if err != nil {
+			return form{}, "", err
+		}
+		tried = hexHash(body)
+		f, ok = a.match(r, c, tried)
+	}
+	if !ok {
+		return form{}, "", mismatch(r, c)
+	}
+	return f, tried, nil
+}
+
+// match finds the form whose signature by the placeholder is the request's.
+func (a *AWS) match(r *http.Request, c *claim, payload string) (form, bool) {
+	key := signingKey(a.cfg.PlaceholderSecret, c)
+	for _, f := range forms(c.service, r.URL.EscapedPath(), r.URL.RawQuery) {
+		if hmac.Equal([]byte(c.sign(key, r, f, payload)), []byte(c.signature)) {
+			return f, true
+		}
+	}
+	return form{}, false
+}
+
+// mismatch refuses a request and gives back what is held of its body.
+func mismatch(r *http.Request, c *claim) error {
 	if h, ok := r.Body.(*held); ok {
 		_ = h.Close()
 	}
+	for _, name := range c.signed {
+		if _, sent := headerValues(r, name); !sent {
+			return refuse(CodeHeaderMissing, "the header %s is signed but not sent on: leave it out of the signed headers", name)
+		}
+	}
+	return refuse(CodeMismatch, "the request doesn't match its signature: it was changed after it was signed, or another secret key was used than the variable's")
 }
 
-// payload is what stands for the body in the signed text.
-func (a *AWS) payload(r *http.Request, c *claim) (string, error) {
+// saidPayload is what the request says that stands for its body in the signed
+// text; empty for nothing.
+func saidPayload(r *http.Request, c *claim) (string, error) {
 	values := r.Header.Values(headerPayload)
 	if c.presigned {
 		values = append(slices.Clone(values), queryParams(r.URL.RawQuery)[headerPayload]...)
@@ -102,8 +140,7 @@ func (a *AWS) payload(r *http.Request, c *claim) (string, error) {
 	case c.presigned && slices.Contains(objectStores, c.service):
 		return payloadUnsigned, nil
 	}
-	body, err := a.budget.hold(r, maxSignedBody)
-	return hexHash(body), err
+	return "", nil
 }
 
 func checkPayload(payload string, presigned bool) error {
@@ -116,22 +153,6 @@ func checkPayload(payload string, presigned bool) error {
 		return refuse(CodeUnsupported, "this kind of %s can't be signed again: use a hash, %s, %s or signed chunks in a request with the header Authorization", headerPayload, payloadUnsigned, payloadUnsignedTrailer)
 	}
 	return nil
-}
-
-// verify finds the form in which the guest signed the request.
-func (a *AWS) verify(r *http.Request, c *claim, payload string) (form, error) {
-	key := signingKey(a.cfg.PlaceholderSecret, c)
-	for _, f := range forms(c.service, r.URL.EscapedPath(), r.URL.RawQuery) {
-		if hmac.Equal([]byte(c.sign(key, r, f, payload)), []byte(c.signature)) {
-			return f, nil
-		}
-	}
-	for _, name := range c.signed {
-		if _, sent := headerValues(r, name); !sent {
-			return form{}, refuse(CodeHeaderMissing, "the header %s is signed but not sent on: leave it out of the signed headers", name)
-		}
-	}
-	return form{}, refuse(CodeMismatch, "the request doesn't match its signature: it was changed after it was signed, or another secret key was used than the variable's")
 }
 
 // resign puts the real credentials and their signature into the request, and

@@ -357,6 +357,27 @@ func TestBodyIsHeld(t *testing.T) {
 	}
 }
 
+// TestUnsignedWithoutSaying: some operations of other services than S3 leave
+// the body out, and it isn't held.
+func TestUnsignedWithoutSaying(t *testing.T) {
+	a := signer("20150830T123600Z", suite, lasting)
+	r := publishedRequest(t, "post-x-www-form-urlencoded")
+	c, err := findHeader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := c.sign(signingKey(suite.secret, c), r, form{"/", ""}, payloadUnsigned)
+	r.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), c.signature, want, 1))
+	mustSign(t, a, r)
+	if held := a.budget.held.Load(); held != 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+	mustSign(t, signer("20150830T123600Z", lasting, suite), r)
+	if got := signatureOf(r); got != want {
+		t.Errorf("signature %s, want %s", got, want)
+	}
+}
+
 func TestHeldBodiesAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

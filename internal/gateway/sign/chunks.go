@@ -213,7 +213,8 @@ func (c *chunks) endTrailer(out []byte, line, signature, signed string) error {
 	if strings.TrimRight(end, "\r\n") != "" {
 		return refuse(CodeChunk, "the trailer must end with an empty line")
 	}
-	c.ready = append(out, end...)
+	out = append(out, end...)
+	c.ready = out
 	return nil
 }
 
