@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ func httpShake(user *url.Userinfo) func(net.Conn, target) error {
 		}
 		status, err := readConnectHead(conn)
 		if err == nil && status/100 != 2 {
-			err = fmt.Errorf("the proxy answers %d %s", status, http.StatusText(status))
+			err = fmt.Errorf("the proxy answers with status %d", status)
 		}
 		return err
 	}

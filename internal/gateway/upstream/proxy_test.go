@@ -241,7 +241,7 @@ func TestProxyWithoutCredentials(t *testing.T) {
 // does not hold the password.
 func TestProxyFails(t *testing.T) {
 	for name, c := range map[string]struct{ scheme, answer, want string }{
-		"refusal":          {"http", "HTTP/1.1 403 Forbidden\r\n\r\n", "answers 403 Forbidden"},
+		"refusal":          {"http", "HTTP/1.1 403 Forbidden\r\n\r\n", "status 403"},
 		"not HTTP":         {"http", "SSH-2.0-x\r\n\r\n", "not HTTP"},
 		"no end":           {"http", "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("x", maxConnectHead), "no end"},
 		"no SOCKS":         {"socks5", "HTTP/1.1 400 Bad Request\r\n\r\n", "not SOCKS5"},
