@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/atollhq/atoll/internal/gateway/rawfd"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -70,7 +72,7 @@ func readInto(r io.Reader, from *pool) (*buffer, int, error) {
 func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, err error) {
 	werr := raw.Read(func(fd uintptr) bool {
 		buf = from.take()
-		n, err = readOnce(int(fd), buf)
+		n, err = rawfd.Read(fd, buf.bytes, nil)
 		if err == unix.EAGAIN {
 			release(buf)
 			buf = nil
@@ -87,14 +89,4 @@ func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, 
 		return buf, 0, io.EOF
 	}
 	return buf, n, nil
-}
-
-// readOnce is read(2), repeated when a signal interrupts it.
-func readOnce(fd int, buf *buffer) (int, error) {
-	for {
-		n, err := unix.Read(fd, buf.bytes)
-		if err != unix.EINTR {
-			return max(n, 0), err
-		}
-	}
 }
