@@ -52,15 +52,20 @@ func release(b *buffer) {
 // into a buffer taken only then. For connections without a descriptor the
 // buffer is taken at once. With stream set, zero bytes mean the end.
 func reader(c net.Conn, stream bool, from *pool) func() (*buffer, int, error) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return func() (*buffer, int, error) { return readInto(c, from) }
+	if raw := rawOf(c); raw != nil {
+		return func() (*buffer, int, error) { return readRaw(raw, stream, from) }
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return func() (*buffer, int, error) { return readInto(c, from) }
+	return func() (*buffer, int, error) { return readInto(c, from) }
+}
+
+// rawOf returns nil for connections without a descriptor.
+func rawOf(c net.Conn) syscall.RawConn {
+	if sc, ok := c.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			return raw
+		}
 	}
-	return func() (*buffer, int, error) { return readRaw(raw, stream, from) }
+	return nil
 }
 
 func readInto(r io.Reader, from *pool) (*buffer, int, error) {
@@ -89,4 +94,23 @@ func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, 
 		return buf, 0, io.EOF
 	}
 	return buf, n, nil
+}
+
+// writeRaw writes all of b, and waits where it must.
+func writeRaw(raw syscall.RawConn, b []byte) (n int, err error) {
+	werr := raw.Write(func(fd uintptr) bool {
+		for err = nil; n < len(b) && err == nil; {
+			var wrote int
+			wrote, err = rawfd.Write(fd, b[n:])
+			n += wrote
+		}
+		return err != unix.EAGAIN
+	})
+	switch {
+	case werr != nil:
+		return n, werr
+	case err != nil:
+		return n, os.NewSyscallError("write", err)
+	}
+	return n, nil
 }

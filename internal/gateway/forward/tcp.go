@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
@@ -136,11 +137,21 @@ func (g *guestEnd) next() (*buffer, int, error) {
 type upEnd struct {
 	net.Conn
 	wait func() (*buffer, int, error)
+	raw  syscall.RawConn // nil for a connection without a descriptor
 }
 
-func newUpEnd(c net.Conn, from *pool) *upEnd { return &upEnd{Conn: c, wait: reader(c, true, from)} }
+func newUpEnd(c net.Conn, from *pool) *upEnd {
+	return &upEnd{Conn: c, wait: reader(c, true, from), raw: rawOf(c)}
+}
 
 func (u *upEnd) next() (*buffer, int, error) { return u.wait() }
+
+func (u *upEnd) Write(b []byte) (int, error) {
+	if u.raw == nil {
+		return u.Conn.Write(b)
+	}
+	return writeRaw(u.raw, b)
+}
 
 // CloseWrite passes the guest's end of stream on, where the connection has a
 // way to say it; a connection without stays open until its other end closes.
