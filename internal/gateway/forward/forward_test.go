@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -87,6 +89,31 @@ func TestBufferFor(t *testing.T) {
 	if sum > 1<<30 {
 		t.Errorf("4096 connections may hold %d bytes", sum)
 	}
+}
+
+func TestMemoryIsGivenBackAfterABurst(t *testing.T) {
+	collections := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := New(Config{})
+		defer f.Close()
+		f.conns.Store(freelyGrowing)
+		f.leave()
+		before := collections()
+		<-time.After(2 * calmAfter)
+		if collections() != before {
+			t.Error("collected after a few connections")
+		}
+		f.conns.Store(freelyGrowing + 1)
+		f.leave()
+		<-time.After(2 * calmAfter)
+		if collections() == before {
+			t.Error("nothing was collected after a burst")
+		}
+	})
 }
 
 func TestReaderDistinguishesEmptyDatagramFromEnd(t *testing.T) {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
@@ -48,7 +51,7 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	}
 	defer f.work.Done()
 	open := f.conns.Add(1)
-	defer f.conns.Add(-1)
+	defer f.leave()
 	q, err := f.query(policy.TCP, syn.Dest())
 	rec := newRecord(q)
 	defer func() { rec.end(f.cfg.Audit) }()
@@ -77,6 +80,26 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	s := f.newSession(q, guest, up, poolFor(open))
 	rec.fail(s.run(ctx))
 	rec.Sent, rec.Received = s.sent.Load(), s.gotten.Load()
+}
+
+// calmAfter is more than what the stack keeps an ended connection for.
+const calmAfter = 5 * time.Second
+
+// leave counts a connection out. When most of a burst is over, what it needed
+// is given back to the host, which otherwise takes minutes: an idle process
+// collects its garbage rarely.
+func (f *Forwarder) leave() {
+	if f.conns.Add(-1) == freelyGrowing {
+		f.calm.Reset(calmAfter)
+	}
+}
+
+func (f *Forwarder) giveBack() {
+	if f.conns.Load() > freelyGrowing {
+		return
+	}
+	runtime.GC() // after the second collection nothing is left in pools
+	debug.FreeOSMemory()
 }
 
 func (f *Forwarder) newSession(q policy.Query, guest *netstack.Conn, up net.Conn, from *pool) *session {
