@@ -18,8 +18,8 @@ import (
 const (
 	payload    = 65448
 	smallSize  = payload
-	packetSize = 64 << 10    // any datagram
-	largeSize  = 4 * payload // fewer reads, and fewer times that somebody is woken
+	packetSize = 64 << 10     // any datagram
+	largeSize  = 16 * payload // fewer reads, and fewer times that somebody is woken
 )
 
 // buffer is memory that belongs to a pool.

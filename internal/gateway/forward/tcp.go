@@ -22,7 +22,7 @@ import (
 // fit, each later one gets a smaller part.
 const (
 	bufferBudget  = 32 << 20 // bytes
-	freelyGrowing = 16       // connections
+	freelyGrowing = 8        // connections, each with some 7 MiB at most: the stack's buffers and two large ones
 	minBuffer     = 64 << 10 // bytes, one large segment
 )
 
