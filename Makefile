@@ -23,6 +23,8 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 JS := test/e2e/js
 PY := test/e2e/python
 VENV = $(ATOLL_CACHE)/test-venv-$(shell sha256sum $(PY)/requirements.txt | cut -c1-12)
+BENCH := test/bench
+BENCH_VENV = $(ATOLL_CACHE)/bench-venv-$(shell sha256sum $(BENCH)/requirements.txt | cut -c1-12)
 
 # One line per runner of the tests: what passed and what failed.
 RESULTS := $(CURDIR)/bin/results
@@ -84,8 +86,8 @@ race: go ## unit tests with the race detector
 	@CGO_ENABLED=1 $(GO) test -race ./...
 
 .PHONY: bench
-bench: root deps build image sdk-js ## the figures, measured in one run, as one table; needs root
-	@$(GO) run -tags e2e ./test/bench
+bench: root deps build image sdk-js bench-venv ## the figures, measured in one run, as one table; needs root
+	@ATOLL_BENCH_MITMDUMP="$(BENCH_VENV)/bin/mitmdump" $(GO) run -tags e2e ./$(BENCH)
 
 .PHONY: fuzz
 fuzz: go ## every fuzz target for $FUZZTIME (10s)
@@ -134,3 +136,7 @@ $(JS)/node_modules/.package-lock.json: $(JS)/package.json $(JS)/package-lock.jso
 .PHONY: sdk-python
 sdk-python: deps
 	@[ -e "$(VENV)/ready" ] || { echo "== install the Python SDK"; build/venv.sh "$(VENV)" $(PY)/requirements.txt; }
+
+.PHONY: bench-venv
+bench-venv: deps
+	@[ -e "$(BENCH_VENV)/ready" ] || { echo "== install what the figures are compared with"; build/venv.sh "$(BENCH_VENV)" $(BENCH)/requirements.txt; }

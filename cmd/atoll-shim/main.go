@@ -23,9 +23,11 @@ import (
 )
 
 const (
-	// A host runs many shims: each uses few threads, and gives back memory
-	// early.
-	maxProcs  = 2
+	// A host runs many shims: each gives back memory early, and runs Go code
+	// in one thread at a time. A packet passes through several goroutines;
+	// with a second thread each of them would wake it, which costs more than
+	// it has to do.
+	maxProcs  = 1
 	gcPercent = 50
 
 	// What a guest can make its gateway hold (the buffers of thousands of

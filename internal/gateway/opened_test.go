@@ -420,15 +420,17 @@ func TestOpenedStreamsBothWays(t *testing.T) {
 		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "fine "+r.Header.Get("Te"))
 	})
 	out, in := io.Pipe()
-	req, _ := http.NewRequest("POST", "https://api.test/svc/method", out)
+	req, _ := http.NewRequestWithContext(timeout(t), "POST", "https://api.test/svc/method", out)
 	req.Header.Set("Te", "trailers")
 	req.Header.Set("Content-Type", "application/grpc")
 	resp, err := o.client(t, true).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, message := range []string{"one", "two", "three"} {
-		_, _ = in.Write([]byte(message))
+	for _, message := range []string{"\x00\x00\x00\x00\x03one", "\x00\x00\x00\x00\x00", "\x00\x00\x00\x00\x05three"} {
+		if _, err := in.Write([]byte(message)); err != nil {
+			t.Fatal(err)
+		}
 		b := make([]byte, len(message))
 		if _, err := io.ReadFull(resp.Body, b); err != nil || string(b) != message {
 			t.Fatalf("%q %v", b, err)

@@ -54,6 +54,9 @@ var figures = []struct {
 	{"files", filesFigure},
 	{"memory", memoryFigure},
 	{"transfer", transferFigure},
+	{"connections", connectionsFigure},
+	{"policy", policyFigure},
+	{"mitmproxy", mitmproxyFigure},
 }
 
 func main() {

@@ -71,6 +71,8 @@ func (p *peer) port() string {
 	return port
 }
 
+func (p *peer) addr() netip.AddrPort { return netip.MustParseAddrPort(p.Addr().String()) }
+
 func (p *peer) serve() {
 	for {
 		c, err := p.Accept()
@@ -115,11 +117,11 @@ func transferFigure(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer p.Close()
-	s, done, err := b.sandboxThat(ctx, map[string]netip.AddrPort{peerAddr.String(): netip.MustParseAddrPort(p.Addr().String())}, nil, client.CreateOptions{})
+	w, err := newWorld(ctx, upstream.Overrides{Dial: map[string]netip.AddrPort{peerAddr.String(): p.addr()}}, client.CreateOptions{})
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer w.close()
 	v, err := newVeth(ctx)
 	if err != nil {
 		return err
@@ -133,7 +135,7 @@ func transferFigure(ctx context.Context, b *bench) error {
 	for _, way := range []struct{ flag, name string }{{"d", "download"}, {"u", "upload"}} {
 		var ours, theirs []time.Duration
 		for range transferRuns {
-			took, err := transferInside(ctx, s, peerAddr, way.flag)
+			took, err := transferInside(ctx, w.sandbox, peerAddr, way.flag)
 			if err != nil {
 				return err
 			}
@@ -175,35 +177,65 @@ func parseSeconds(stdout, stderr string) (time.Duration, error) {
 	return time.Duration(f * float64(time.Second)), nil
 }
 
-// sandboxThat starts a server of its own whose world is only what is given,
-// and a sandbox on it.
-func (b *bench) sandboxThat(ctx context.Context, dial map[string]netip.AddrPort, names map[string][]netip.Addr, o client.CreateOptions, flags ...string) (*client.Sandbox, func(), error) {
-	dir, err := os.MkdirTemp("", "atoll-bench-")
-	if err != nil {
-		return nil, nil, err
+// world is a server whose internet is only what is given, and a sandbox on it.
+type world struct {
+	dir     string
+	server  *harness.Server
+	sandbox *client.Sandbox
+}
+
+// newWorld starts a server that reaches nothing but what the overrides lead
+// elsewhere.
+func newWorld(ctx context.Context, reach upstream.Overrides, o client.CreateOptions, flags ...string) (_ *world, err error) {
+	w := new(world)
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if w.dir, err = os.MkdirTemp("", "atoll-bench-"); err != nil {
+		return nil, err
 	}
-	raw, err := json.Marshal(upstream.Overrides{Only: true, Dial: dial, Names: names})
+	reach.Only = true
+	raw, err := json.Marshal(reach)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	file := filepath.Join(dir, "overrides.json")
+	file := filepath.Join(w.dir, "overrides.json")
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	server, err := harness.Start(ctx, append([]string{"--host-overrides", file, "--log-level", "warn"}, flags...)...)
+	// No spares: the sandbox's processes are the only ones.
+	flags = append([]string{"--host-overrides", file, "--log-level", "warn", "--spares", "0"}, flags...)
+	if w.server, err = harness.Start(ctx, flags...); err != nil {
+		return nil, err
+	}
+	c, err := client.New(client.Options{Endpoint: w.server.URL, Token: w.server.Token})
 	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, err
 	}
-	stop := func() { _, _ = server.Close(), os.RemoveAll(dir) }
-	c, err := client.New(client.Options{Endpoint: server.URL, Token: server.Token})
-	if err == nil {
-		var s *client.Sandbox
-		if s, err = c.Sandboxes.Create(ctx, o); err == nil {
-			return s, func() { _ = s.Close(); stop() }, nil
+	w.sandbox, err = c.Sandboxes.Create(ctx, o)
+	return w, err
+}
+
+// shim is the process id of the sandbox's shim.
+func (w *world) shim() (int, error) {
+	for _, p := range w.server.Processes() {
+		if p.Name == "atoll-shim" {
+			return p.PID, nil
 		}
 	}
-	stop()
-	return nil, nil, err
+	return 0, errors.New("no shim is running")
+}
+
+func (w *world) close() {
+	if w.sandbox != nil {
+		_ = w.sandbox.Close()
+	}
+	if w.server != nil {
+		_ = w.server.Close()
+	}
+	_ = os.RemoveAll(w.dir)
 }
 
 // veth is a network namespace with one end of a pair of cards; the other end

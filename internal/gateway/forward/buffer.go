@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/atollhq/atoll/internal/gateway/rawfd"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -16,8 +18,8 @@ import (
 const (
 	payload    = 65448
 	smallSize  = payload
-	packetSize = 64 << 10    // any datagram
-	largeSize  = 4 * payload // fewer reads, and fewer times that somebody is woken
+	packetSize = 64 << 10     // any datagram
+	largeSize  = 16 * payload // fewer reads, and fewer times that somebody is woken
 )
 
 // buffer is memory that belongs to a pool.
@@ -50,15 +52,20 @@ func release(b *buffer) {
 // into a buffer taken only then. For connections without a descriptor the
 // buffer is taken at once. With stream set, zero bytes mean the end.
 func reader(c net.Conn, stream bool, from *pool) func() (*buffer, int, error) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return func() (*buffer, int, error) { return readInto(c, from) }
+	if raw := rawOf(c); raw != nil {
+		return func() (*buffer, int, error) { return readRaw(raw, stream, from) }
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return func() (*buffer, int, error) { return readInto(c, from) }
+	return func() (*buffer, int, error) { return readInto(c, from) }
+}
+
+// rawOf returns nil for connections without a descriptor.
+func rawOf(c net.Conn) syscall.RawConn {
+	if sc, ok := c.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			return raw
+		}
 	}
-	return func() (*buffer, int, error) { return readRaw(raw, stream, from) }
+	return nil
 }
 
 func readInto(r io.Reader, from *pool) (*buffer, int, error) {
@@ -70,7 +77,7 @@ func readInto(r io.Reader, from *pool) (*buffer, int, error) {
 func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, err error) {
 	werr := raw.Read(func(fd uintptr) bool {
 		buf = from.take()
-		n, err = readOnce(int(fd), buf)
+		n, err = rawfd.Read(fd, buf.bytes, nil)
 		if err == unix.EAGAIN {
 			release(buf)
 			buf = nil
@@ -89,12 +96,21 @@ func readRaw(raw syscall.RawConn, stream bool, from *pool) (buf *buffer, n int, 
 	return buf, n, nil
 }
 
-// readOnce is read(2), repeated when a signal interrupts it.
-func readOnce(fd int, buf *buffer) (int, error) {
-	for {
-		n, err := unix.Read(fd, buf.bytes)
-		if err != unix.EINTR {
-			return max(n, 0), err
+// writeRaw writes all of b, and waits where it must.
+func writeRaw(raw syscall.RawConn, b []byte) (n int, err error) {
+	werr := raw.Write(func(fd uintptr) bool {
+		for err = nil; n < len(b) && err == nil; {
+			var wrote int
+			wrote, err = rawfd.Write(fd, b[n:])
+			n += wrote
 		}
+		return err != unix.EAGAIN
+	})
+	switch {
+	case werr != nil:
+		return n, werr
+	case err != nil:
+		return n, os.NewSyscallError("write", err)
 	}
+	return n, nil
 }

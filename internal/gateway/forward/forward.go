@@ -72,6 +72,7 @@ type Forwarder struct {
 	stop context.CancelFunc
 
 	conns atomic.Int64 // open TCP connections
+	calm  *time.Timer  // runs after a burst of them; see leave
 
 	mu     sync.Mutex // guards the following
 	closed bool
@@ -83,7 +84,10 @@ type Forwarder struct {
 // New makes a forwarder.
 func New(cfg Config) *Forwarder {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Forwarder{cfg: cfg, ctx: ctx, stop: stop, flows: make(map[*flow]struct{}), links: make(map[*link]struct{})}
+	f := &Forwarder{cfg: cfg, ctx: ctx, stop: stop, flows: make(map[*flow]struct{}), links: make(map[*link]struct{})}
+	f.calm = time.AfterFunc(calmAfter, f.giveBack)
+	f.calm.Stop()
+	return f
 }
 
 // Close cuts everything open and waits.
@@ -93,6 +97,7 @@ func (f *Forwarder) Close() {
 	f.mu.Unlock()
 	f.stop()
 	f.work.Wait()
+	f.calm.Stop()
 }
 
 // begin counts a piece of work in; its end calls f.work.Done. After Close it

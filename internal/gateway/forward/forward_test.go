@@ -1,11 +1,15 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -87,6 +91,31 @@ func TestBufferFor(t *testing.T) {
 	}
 }
 
+func TestMemoryIsGivenBackAfterABurst(t *testing.T) {
+	collections := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := New(Config{})
+		defer f.Close()
+		f.conns.Store(freelyGrowing)
+		f.leave()
+		before := collections()
+		<-time.After(2 * calmAfter)
+		if collections() != before {
+			t.Error("collected after a few connections")
+		}
+		f.conns.Store(freelyGrowing + 1)
+		f.leave()
+		<-time.After(2 * calmAfter)
+		if collections() == before {
+			t.Error("nothing was collected after a burst")
+		}
+	})
+}
+
 func TestReaderDistinguishesEmptyDatagramFromEnd(t *testing.T) {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -112,25 +141,67 @@ func TestReaderDistinguishesEmptyDatagramFromEnd(t *testing.T) {
 	}
 }
 
-func TestReaderReportsSocketErrors(t *testing.T) {
+// tcpPair is a connection between sockets.
+func tcpPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	a, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
+	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close()
-	b, err := l.Accept()
-	if err != nil {
+	if b, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _, _ = a.Close(), b.Close() })
+	return a, b
+}
+
+func TestReaderReportsSocketErrors(t *testing.T) {
+	a, b := tcpPair(t)
 	newUpEnd(b, small).Abort()
 	buf, _, err := reader(a, true, small)()
 	release(buf)
 	if !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestWriteMoreThanASocketHolds(t *testing.T) {
+	a, b := tcpPair(t)
+	_ = a.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	sent := make([]byte, 8<<20)
+	for i := range sent {
+		sent[i] = byte(i >> 10)
+	}
+	gotten := make(chan []byte)
+	go func() {
+		got, _ := io.ReadAll(b)
+		gotten <- got
+	}()
+	up := newUpEnd(a, small)
+	if n, err := up.Write(sent); n != len(sent) || err != nil {
+		t.Errorf("wrote %d of %d bytes, %v", n, len(sent), err)
+	}
+	_ = up.CloseWrite()
+	if !bytes.Equal(<-gotten, sent) {
+		t.Error("other bytes arrived")
+	}
+}
+
+func TestWriteEnds(t *testing.T) {
+	a, b := tcpPair(t)
+	up := newUpEnd(a, small)
+	_ = a.SetWriteDeadline(longAgo)
+	if _, err := up.Write([]byte{1}); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the deadline: %v", err)
+	}
+	_ = a.SetWriteDeadline(time.Time{})
+	newUpEnd(b, small).Abort()
+	_, _ = a.Read(make([]byte, 1)) // waits for the reset
+	if _, err := up.Write([]byte{1}); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("after a reset: %v", err)
 	}
 }

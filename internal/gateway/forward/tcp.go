@@ -7,7 +7,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
+	"runtime/debug"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/atollhq/atoll/internal/gateway/netstack"
 	"github.com/atollhq/atoll/internal/gateway/policy"
@@ -19,7 +23,7 @@ import (
 // fit, each later one gets a smaller part.
 const (
 	bufferBudget  = 32 << 20 // bytes
-	freelyGrowing = 16       // connections
+	freelyGrowing = 8        // connections, each with some 7 MiB at most: the stack's buffers and two large ones
 	minBuffer     = 64 << 10 // bytes, one large segment
 )
 
@@ -48,7 +52,7 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	}
 	defer f.work.Done()
 	open := f.conns.Add(1)
-	defer f.conns.Add(-1)
+	defer f.leave()
 	q, err := f.query(policy.TCP, syn.Dest())
 	rec := newRecord(q)
 	defer func() { rec.end(f.cfg.Audit) }()
@@ -77,6 +81,26 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	s := f.newSession(q, rec.Addr, guest, up, poolFor(open))
 	rec.fail(s.run(ctx))
 	rec.Sent, rec.Received = s.sent.Load(), s.gotten.Load()
+}
+
+// calmAfter is more than what the stack keeps an ended connection for.
+const calmAfter = 5 * time.Second
+
+// leave counts a connection out. When most of a burst is over, what it needed
+// is given back to the host, which otherwise takes minutes: an idle process
+// collects its garbage rarely.
+func (f *Forwarder) leave() {
+	if f.conns.Add(-1) == freelyGrowing {
+		f.calm.Reset(calmAfter)
+	}
+}
+
+func (f *Forwarder) giveBack() {
+	if f.conns.Load() > freelyGrowing {
+		return
+	}
+	runtime.GC() // after the second collection nothing is left in pools
+	debug.FreeOSMemory()
 }
 
 func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.Conn, up net.Conn, from *pool) *session {
@@ -137,11 +161,21 @@ func (g *guestEnd) next() (*buffer, int, error) {
 type upEnd struct {
 	net.Conn
 	wait func() (*buffer, int, error)
+	raw  syscall.RawConn // nil for a connection without a descriptor
 }
 
-func newUpEnd(c net.Conn, from *pool) *upEnd { return &upEnd{Conn: c, wait: reader(c, true, from)} }
+func newUpEnd(c net.Conn, from *pool) *upEnd {
+	return &upEnd{Conn: c, wait: reader(c, true, from), raw: rawOf(c)}
+}
 
 func (u *upEnd) next() (*buffer, int, error) { return u.wait() }
+
+func (u *upEnd) Write(b []byte) (int, error) {
+	if u.raw == nil {
+		return u.Conn.Write(b)
+	}
+	return writeRaw(u.raw, b)
+}
 
 // CloseWrite passes the guest's end of stream on, where the connection has a
 // way to say it; a connection without stays open until its other end closes.

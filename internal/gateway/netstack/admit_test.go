@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/atollhq/atoll/internal/machine"
@@ -190,13 +191,14 @@ func FuzzAdmit(f *testing.F) {
 }
 
 func TestReadFrame(t *testing.T) {
-	buf := make([]byte, 8)
+	head, body := make([]byte, 3), make([]byte, 5)
 	tests := map[string]struct {
 		in   []byte
 		want int
 		err  error
 	}{
-		"frame":     {[]byte{0, 0, 0, 2, 7, 8}, 2, nil},
+		"head":      {[]byte{0, 0, 0, 2, 1, 2}, 2, nil},
+		"both":      {[]byte{0, 0, 0, 5, 1, 2, 3, 4, 5}, 5, nil},
 		"end":       {nil, 0, io.EOF},
 		"cut head":  {[]byte{0, 0}, 0, io.ErrUnexpectedEOF},
 		"empty":     {[]byte{0, 0, 0, 0}, 0, errFrameSize},
@@ -204,13 +206,18 @@ func TestReadFrame(t *testing.T) {
 		"huge":      {[]byte{255, 255, 255, 255}, 0, errFrameSize},
 	}
 	for name, tt := range tests {
-		n, err := readFrame(bytes.NewReader(tt.in), buf)
+		n, err := readFrame(bytes.NewReader(tt.in), head, body)
 		if n != tt.want || err != tt.err {
 			t.Errorf("%s: got %d, %v", name, n, err)
 		}
+		if got := slices.Concat(head, body)[:n]; n > 0 && !bytes.Equal(got, tt.in[streamHead:]) {
+			t.Errorf("%s: got %v", name, got)
+		}
 	}
-	if _, err := readFrame(bytes.NewReader([]byte{0, 0, 0, 4, 1}), buf); err == nil {
-		t.Error("a frame that was cut short is whole")
+	for _, cut := range [][]byte{{0, 0, 0, 3, 1}, {0, 0, 0, 4, 1, 2, 3}} {
+		if _, err := readFrame(bytes.NewReader(cut), head, body); err == nil {
+			t.Errorf("a frame that was cut short is whole: %v", cut)
+		}
 	}
 }
 
@@ -218,13 +225,13 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 2, 7, 8, 0, 0, 0, 1, 9})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
-		buf := make([]byte, maxFrame)
+		head, body := make([]byte, headSize), make([]byte, maxFrame-headSize)
 		for {
-			n, err := readFrame(r, buf)
+			n, err := readFrame(r, head, body)
 			if err != nil {
 				return
 			}
-			if n == 0 || n > len(buf) {
+			if n == 0 || n > maxFrame {
 				t.Fatalf("frame of %d bytes", n)
 			}
 		}

@@ -21,9 +21,9 @@ import (
 
 // wire moves whole Ethernet frames.
 type wire interface {
-	// ReadFrame reads one frame into buf, which holds maxFrame bytes. Only
-	// the card's reading goroutine calls it.
-	ReadFrame(buf []byte) (int, error)
+	// ReadFrame reads one frame into head and then into body, which together
+	// hold maxFrame bytes. Only the card's reading goroutine calls it.
+	ReadFrame(head, body []byte) (int, error)
 	// WriteFrame sends one frame, given in pieces that it doesn't keep. It
 	// waits for the guest a moment at most: what doesn't fit is lost. It may
 	// be called concurrently.
@@ -98,55 +98,80 @@ func (c *card) run(d stack.NetworkDispatcher) {
 	defer c.done.Done()
 	var in inbox
 	for {
-		frame, err := in.read(c.wire)
+		n, err := in.read(c.wire)
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) && !errors.Is(err, io.EOF) {
 				c.log.Warn("network card failed", "error", err)
 			}
 			return
 		}
-		switch admit(frame, &c.net) {
+		head := in.head.AsSlice()[:min(n, headSize)]
+		switch admit(head, &c.net) {
 		case deliver:
-			in.deliver(d, len(frame))
+			in.deliver(d, n)
 		case answer:
-			_ = c.wire.WriteFrame([][]byte{reply(frame, &c.net)})
+			_ = c.wire.WriteFrame([][]byte{reply(head, &c.net)})
 		}
 	}
 }
 
-// inbox holds the buffer for the next frame. A large frame is handed to the
-// stack in that very buffer; a small one is copied, so that a queue of small
-// packets doesn't hold a large buffer each.
+// inbox holds the buffers for the next frame: one that all headers fit into,
+// and one for the rest. The stack wants to write to the headers, and where
+// others hold the buffer that they are in, it copies the whole of it; so no
+// payload may share it.
+//
+// A large body is handed to the stack in that very buffer; a smaller one is
+// copied, so that a queue of small packets doesn't hold a large buffer each.
 type inbox struct {
-	view *buffer.View
+	head, body *buffer.View
 }
 
-const largeFrame = 32 << 10
+const (
+	headSize  = 128 // the largest headers have 114: Ethernet, IPv6, and TCP with all options
+	largeBody = 32 << 10
+)
 
-func (in *inbox) read(w wire) ([]byte, error) {
-	if in.view == nil {
-		in.view = buffer.NewViewSize(maxFrame)
+func (in *inbox) read(w wire) (int, error) {
+	if in.head == nil {
+		in.head = buffer.NewViewSize(headSize)
 	}
-	n, err := w.ReadFrame(in.view.AsSlice())
-	return in.view.AsSlice()[:n], err
+	if in.body == nil {
+		in.body = buffer.NewViewSize(maxFrame - headSize)
+	}
+	return w.ReadFrame(in.head.AsSlice(), in.body.AsSlice())
 }
 
 func (in *inbox) deliver(d stack.NetworkDispatcher, n int) {
-	v := in.view
-	if n >= largeFrame {
-		in.view = nil
-		v.CapLength(n)
-		v.TrimFront(etherSize)
-	} else {
-		v = buffer.NewViewWithData(v.AsSlice()[etherSize:n])
+	head := in.takeHead(min(n, headSize))
+	data := buffer.MakeWithView(head)
+	if n > headSize {
+		_ = data.Append(in.takeBody(n - headSize)) // fails for shared buffers only
 	}
 	proto := ipv4.ProtocolNumber
-	if v.AsSlice()[0]>>4 == 6 {
+	if head.AsSlice()[0]>>4 == 6 {
 		proto = ipv6.ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: data})
 	d.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+func (in *inbox) takeHead(n int) *buffer.View {
+	v := in.head
+	in.head = nil
+	v.CapLength(n)
+	v.TrimFront(etherSize)
+	return v
+}
+
+func (in *inbox) takeBody(n int) *buffer.View {
+	v := in.body
+	if n < largeBody {
+		return buffer.NewViewWithData(v.AsSlice()[:n])
+	}
+	in.body = nil
+	v.CapLength(n)
+	return v
 }
 
 // WritePackets sends what the stack has for the guest.

@@ -54,19 +54,22 @@ func newStream(file *os.File) (*stream, error) {
 }
 
 // ReadFrame implements wire.
-func (s *stream) ReadFrame(buf []byte) (int, error) { return readFrame(s.in, buf) }
+func (s *stream) ReadFrame(head, body []byte) (int, error) { return readFrame(s.in, head, body) }
 
-func readFrame(r io.Reader, buf []byte) (int, error) {
-	var head [streamHead]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+func readFrame(r io.Reader, head, body []byte) (int, error) {
+	var prefix [streamHead]byte
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
 		return 0, err
 	}
-	size := binary.BigEndian.Uint32(head[:])
-	if size == 0 || int64(size) > int64(len(buf)) {
+	size := int64(binary.BigEndian.Uint32(prefix[:]))
+	if size == 0 || size > int64(len(head)+len(body)) {
 		return 0, errFrameSize
 	}
-	if _, err := io.ReadFull(r, buf[:size]); err != nil {
-		return 0, fmt.Errorf("read frame: %w", err)
+	head = head[:min(size, int64(len(head)))]
+	for _, part := range [][]byte{head, body[:size-int64(len(head))]} {
+		if _, err := io.ReadFull(r, part); err != nil {
+			return 0, fmt.Errorf("read frame: %w", err)
+		}
 	}
 	return int(size), nil
 }

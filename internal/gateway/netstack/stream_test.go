@@ -35,7 +35,7 @@ func TestStreamKeepsFrames(t *testing.T) {
 	}
 	in, buf := bufio.NewReader(peer), make([]byte, 200)
 	for i := range 100 {
-		n, err := readFrame(in, buf)
+		n, err := readFrame(in, buf, nil)
 		if err != nil || n != i+1 || buf[0] != byte(i) {
 			t.Fatalf("frame %d: %d bytes, %v", i, n, err)
 		}
@@ -67,7 +67,7 @@ func TestStreamPeerThatDoesNotRead(t *testing.T) {
 func TestStreamPeerGone(t *testing.T) {
 	s, peer := streamPair(t)
 	_ = peer.Close()
-	if _, err := s.ReadFrame(make([]byte, maxFrame)); err == nil {
+	if _, err := s.ReadFrame(make([]byte, headSize), nil); err == nil {
 		t.Error("read from nobody")
 	}
 	_ = s.Close()

@@ -2,8 +2,11 @@ package netstack
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"syscall"
+
+	"github.com/atollhq/atoll/internal/gateway/rawfd"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,18 +27,26 @@ func newTap(file *os.File) (*tap, error) {
 }
 
 // ReadFrame implements wire.
-func (t *tap) ReadFrame(buf []byte) (int, error) { return t.file.Read(buf) }
+func (t *tap) ReadFrame(head, body []byte) (n int, err error) {
+	closed := t.raw.Read(func(fd uintptr) bool {
+		n, err = rawfd.Read(fd, head, body)
+		return err != unix.EAGAIN
+	})
+	switch {
+	case closed != nil:
+		return 0, os.ErrClosed
+	case err == nil && n == 0:
+		return 0, io.EOF
+	}
+	return n, err
+}
 
 // WriteFrame implements wire. A full queue drops the frame, as a wire would;
 // a frame that the device refuses is lost too and ends nothing.
 func (t *tap) WriteFrame(pieces [][]byte) error {
 	return t.raw.Write(func(fd uintptr) bool {
-		for {
-			_, err := unix.Writev(int(fd), pieces)
-			if err != unix.EINTR {
-				return true
-			}
-		}
+		_, _ = rawfd.Write(fd, pieces...)
+		return true
 	})
 }
 

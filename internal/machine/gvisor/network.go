@@ -49,6 +49,11 @@ func openTap(name string) (*os.File, error) {
 		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 	}
+	if err == nil {
+		// The sentry leaves checksums to the device: see machine.NIC. Without
+		// this the kernel computes them before we read.
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM)
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("make tap device: %w", err)
