@@ -159,6 +159,7 @@ func (s *Server) Serve(ctx context.Context, flags ...string) error {
 		"serve", "--data-dir", s.Data.Dir, "--listen", listen,
 		"--image-dir", s.image.Dir, "--image", s.image.Name,
 		"--host-overrides", s.overrides(), "--extra-roots", s.roots(),
+		"--resolvers", s.Internet.Resolver().String(),
 		"--log-level", "debug", "--spares", "0", // what runs is what a test asked for
 	}, append(slices.Clone(s.flags), flags...)...)...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out
