@@ -21,7 +21,7 @@ const ValueHeader = "X-Value"
 //
 //	/reflect?as=…   the value of ValueHeader in some encoding, see reflect
 //	/notes/…        PUT and GET of any text
-//	/to?u=…         a redirect
+//	/to?u=…         a redirect; /away and /away-tls lead to the evil host
 //	/ws             sends every message back
 //	/grpc           sends the body back, with a trailer, as gRPC does
 //
@@ -34,6 +34,8 @@ func (n *Internet) apiHandler() http.Handler {
 	mux.HandleFunc("/to", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, r.FormValue("u"), http.StatusTemporaryRedirect)
 	})
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://"+EvilHost+"/", http.StatusFound) })
+	mux.HandleFunc("/away-tls", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://"+EvilHost+"/", http.StatusFound) })
 	mux.HandleFunc("/grpc", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
 		w.Header().Set("Content-Type", "application/grpc")
