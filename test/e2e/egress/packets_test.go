@@ -72,7 +72,7 @@ run("ip", "route", "add", "169.254.0.0/16", "dev", "eth0")
 run("ip", "neigh", "add", "192.168.1.1", "lladdr", "02:a7:01:00:00:01", "dev", "eth0")
 try:
     for address in ("192.168.1.1", "169.254.169.254"):
-        talk(address, 80, b"GET /evil HTTP/1.0\r\n\r\n")
+        talk(address, 80, b"GET /evil HTTP/1.0\r\n\r\n", within=1)
         shout(address, 53)
 finally:
     run("ip", "addr", "del", "192.168.1.2/24", "dev", "eth0")

@@ -34,8 +34,12 @@ func (n *Internet) apiHandler() http.Handler {
 	mux.HandleFunc("/to", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, r.FormValue("u"), http.StatusTemporaryRedirect)
 	})
-	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://"+EvilHost+"/", http.StatusFound) })
-	mux.HandleFunc("/away-tls", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://"+EvilHost+"/", http.StatusFound) })
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://"+EvilHost+"/", http.StatusFound)
+	})
+	mux.HandleFunc("/away-tls", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "https://"+EvilHost+"/", http.StatusFound)
+	})
 	mux.HandleFunc("/grpc", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
 		w.Header().Set("Content-Type", "application/grpc")

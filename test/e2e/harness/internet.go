@@ -68,7 +68,7 @@ func (n *Internet) listenWeb(trusted, unknown *authority) error {
 	}{
 		{&n.webTLS, n.handler(), trusted, []string{WebHost}},
 		{&n.wrongTLS, n.apiHandler(), unknown, []string{UntrustHost}},
-		{&n.apiTLS, n.apiHandler(), trusted, []string{APIHost, TenantHost, MixedHost, FlipHost}},
+		{&n.apiTLS, n.apiHandler(), trusted, []string{APIHost, TenantHost, MixedHost, FlipHost, AWSHost, SignHost, ExclusiveHost}},
 		{&n.otherTLS, n.apiHandler(), trusted, []string{"somebody-else.atoll.test"}},
 	} {
 		cert, err := s.signer.issue(s.hosts...)

@@ -3,7 +3,10 @@
 package harness
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,9 +45,25 @@ func (r Request) String() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s %s %s host=%s sni=%s\n", r.Method, r.Target, r.Proto, r.Host, r.SNI)
 	_ = r.Header.Write(&out) // a Builder never fails
-	fmt.Fprintf(&out, "\n%s\n", r.Body)
+	fmt.Fprintf(&out, "\n%s\n", decoded(r))
 	_ = r.Trailer.Write(&out)
 	return out.String()
+}
+
+// decoded is a request's body without its content coding.
+func decoded(r Request) []byte {
+	if r.Header.Get("Content-Encoding") != "gzip" {
+		return r.Body
+	}
+	z, err := gzip.NewReader(bytes.NewReader(r.Body))
+	if err != nil {
+		return r.Body
+	}
+	plain, err := io.ReadAll(io.LimitReader(z, maxBytes))
+	if err != nil {
+		return r.Body
+	}
+	return plain
 }
 
 // journal is what has arrived, in order.

@@ -13,8 +13,11 @@ const (
 	UntrustHost = "untrusted.atoll.test"
 	EchoPort    = 7
 
-	APIHost       = "api.atoll.test"       // HTTP on 80 (also HTTP/2), HTTPS on 443 and 8443
-	TenantHost    = "tenant.atoll.test"    // another customer of the API host's server, at the same address and in the same certificate
+	APIHost       = "api.atoll.test"    // HTTP on 80 (also HTTP/2), HTTPS on 443 and 8443
+	TenantHost    = "tenant.atoll.test" // another customer of the API host's server, at the same address and in the same certificate
+	AWSHost       = "s3.atoll.test"     // the API host under other names, for secrets of other kinds
+	SignHost      = "sign.atoll.test"
+	ExclusiveHost = "exclusive.atoll.test"
 	EvilHost      = "evil.atoll.test"      // what nobody may reach: every byte is noted, on all ports
 	RawHost       = "raw.atoll.test"       // takes everything, on all ports
 	MailHost      = "mail.atoll.test"      // SMTP with STARTTLS on 25 and 587
@@ -70,8 +73,10 @@ func zone() map[string][]netip.Addr {
 	return map[string][]netip.Addr{
 		WebHost: {webAddr4, webAddr6}, EchoHost: {echoAddr}, UntrustHost: {wrongAddr},
 		RebindHost: {loopback}, PrivateHost: {private},
-		APIHost: {apiAddr4, apiAddr6}, TenantHost: {apiAddr4, apiAddr6}, EvilHost: {evilAddr4, evilAddr6},
-		RawHost: {rawAddr}, MailHost: {mailAddr}, DBHost: {dbAddr}, OtherCertHost: {otherAddr},
+		APIHost: {apiAddr4, apiAddr6}, TenantHost: {apiAddr4, apiAddr6},
+		AWSHost: {apiAddr4}, SignHost: {apiAddr4}, ExclusiveHost: {apiAddr4},
+		EvilHost: {evilAddr4, evilAddr6},
+		RawHost:  {rawAddr}, MailHost: {mailAddr}, DBHost: {dbAddr}, OtherCertHost: {otherAddr},
 		MixedHost: {private, apiAddr4, loopback}, WildApex: {evilAddr4}, LookAlike: {evilAddr4},
 	}
 }

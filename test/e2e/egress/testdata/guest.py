@@ -9,11 +9,11 @@ API, TENANT, EVIL, RAW = "api.atoll.test", "tenant.atoll.test", "evil.atoll.test
 MAIL, DB = "mail.atoll.test", "db.atoll.test"
 API4, EVIL4, RAW4 = "93.184.215.20", "93.184.215.66", "93.184.215.30"
 EVIL6 = "2606:2800:21f:cb07::66"
-WAIT = 1.5  # seconds for an answer that may not come
+WAIT = 1.0  # seconds for an answer that may not come
 
 
-def tcp(host, port, wait=WAIT):
-    s = socket.create_connection((host, port), 5)
+def tcp(host, port, wait=WAIT, within=4):
+    s = socket.create_connection((host, port), within)
     s.settimeout(wait)
     return s
 
@@ -21,10 +21,10 @@ def tcp(host, port, wait=WAIT):
 def say(s, *parts, pause=0.0):
     """Sends bytes, each part in a packet of its own."""
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for part in parts:
-        s.sendall(part)
-        if pause:
+    for i, part in enumerate(parts):
+        if i and pause:
             time.sleep(pause)
+        s.sendall(part)
 
 
 def hear(s, least=1):
@@ -41,10 +41,10 @@ def hear(s, least=1):
     return out
 
 
-def talk(host, port, *parts, pause=0.0):
+def talk(host, port, *parts, pause=0.0, within=4):
     """One connection that says something and shows the answer."""
     try:
-        s = tcp(host, port)
+        s = tcp(host, port, within=within)
         say(s, *parts, pause=pause)
         print("answer", hear(s)[:300])
         s.close()
