@@ -17,6 +17,7 @@ const nobody = "^(" + harness.AtEvil + "|" + harness.AtResolver + ") "
 
 // TestEvasions runs every way out where it is closed.
 func TestEvasions(t *testing.T) {
+	t.Parallel()
 	t.Run("lists", func(t *testing.T) {
 		t.Parallel()
 		runLane(t, newLane(t), func(e evasion) bool { return e.in != strict })

@@ -6,8 +6,10 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,6 +26,16 @@ const (
 	scriptLimit = 60 * time.Second
 	laneLimit   = 4 * time.Minute
 )
+
+// TestMain lets the lanes run side by side on few processors: their scripts
+// wait more than they compute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err) // the flag is testing's own
+	}
+	os.Exit(m.Run())
+}
 
 // notYet is how a server refuses what it can't grant.
 const notYet = "NOT_SUPPORTED_YET"

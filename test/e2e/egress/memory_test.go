@@ -34,8 +34,8 @@ func newScanner(values map[string]string) *scanner {
 		s.forms[name+" in HEX"] = []byte(strings.ToUpper(hex.EncodeToString([]byte(value))))
 		s.forms[name+" in UTF-16"] = wide(value, binary.LittleEndian)
 		s.forms[name+" in UTF-16BE"] = wide(value, binary.BigEndian)
-		for i, form := range base64s(value) {
-			s.forms[fmt.Sprintf("%s in base64 (%d)", name, i)] = []byte(form)
+		for _, form := range base64s(value) { // a form that is there twice is looked for once
+			s.forms[name+" in base64 as "+form] = []byte(form)
 		}
 	}
 	for _, form := range s.forms {

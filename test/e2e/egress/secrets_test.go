@@ -179,22 +179,25 @@ curl -s -m 10 -I -H "X-Value: $KEY" 'https://api.atoll.test/reflect?as=header'
 for as in header cookie location trailer; do curl -s -i -m 10 --http1.1 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done`,
 		prints: []string{"{KEY:hole}", "session={KEY:hole}", "key={KEY:hole}"}},
 	{id: "out-coding", what: "compressed bodies: gzip, deflate, Brotli, Zstandard", in: vault, script: `#!
-for as in gzip deflate br zstd; do curl -s -m 10 --compressed -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done
-for as in gzip deflate raw-deflate br zstd; do curl -s -m 10 -H "Accept-Encoding: $as" -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as" --raw | base64 -w0; echo; done`,
-		prints: []string{"begin {KEY:hole} end"}},
+for as in gzip deflate raw-deflate br zstd; do
+  printf "$as: "; curl -s -m 10 --compressed -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"
+done`,
+		prints: []string{"gzip: begin {KEY:hole} end", "\ndeflate: begin {KEY:hole} end", "raw-deflate: begin {KEY:hole} end", "br: begin {KEY:hole} end", "zstd: begin {KEY:hole} end"}},
 	{id: "out-spelling", what: "base64, percent and JSON spellings", in: vault, script: `#!
-get() { curl -s -m 10 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$1"; }
-get base64 | tee /dev/stderr | base64 -d; get base64url | tr _- /+ | tee /dev/stderr | base64 -d 2>/dev/null
-get percent | tee /dev/stderr | python3 -c 'import sys, urllib.parse as u; print(u.unquote(sys.stdin.read()))'
-get json | jq -r .key; get json-escaped | tee /dev/stderr | jq -r .key`,
-		prints: []string{"begin {KEY:hole} end"}},
+get() { printf "$1: "; curl -s -m 10 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$1" | tee /dev/stderr; }
+get base64 | sed 's/.*: //' | base64 -d | sed 's/^/base64: /'
+get base64url | sed 's/.*: //' | tr _- /+ | base64 -d 2>/dev/null | sed 's/^/base64url: /'
+get percent | python3 -c 'import sys, urllib.parse as u; print(u.unquote(sys.stdin.read()))'
+get json | sed 's/^json: //' | jq -r '"json: " + .key'
+get json-escaped | sed 's/^json-escaped: //' | jq -r '"json-escaped: " + .key'`,
+		prints: []string{"base64: begin {KEY:hole} end", "base64url: begin {KEY:hole} end", "percent: begin {KEY:hole} end", "json: begin {KEY:hole} end", "json-escaped: begin {KEY:hole} end"}},
 	{id: "out-json", what: "a value that JSON has to escape", in: vault, script: `#!
 curl -s -m 10 -H "X-Value: $ODD" "https://api.atoll.test/reflect?as=json" | jq -r .key`, prints: []string{"begin {ODD:hole} end"}},
 	{id: "out-events", what: "server-sent events, as they come", in: vault, script: `#!
 curl -sN -m 10 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=sse"`, prints: []string{"data: {KEY:hole}\n\ndata: done"}},
 	{id: "out-http2", what: "HTTP/2 and its trailers", in: vault, script: `#!
-for as in raw slow gzip trailer header; do curl -s -i -m 10 --http2 --compressed -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done`,
-		prints: []string{"begin {KEY:hole} end"}},
+for as in raw slow gzip trailer header; do printf "$as: "; curl -s -D /dev/stderr -m 10 --http2 --compressed -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done`,
+		prints: []string{"raw: begin {KEY:hole} end", "slow: begin {KEY:hole} end", "gzip: begin {KEY:hole} end", "x-reflected: {KEY:hole}"}},
 	{id: "out-store", what: "a value that was stored and is read later", in: vault, script: `#!
 curl -s -m 10 -X PUT -H 'Content-Type: text/plain' --data-binary "note: $KEY." https://api.atoll.test/notes/one
 curl -s -m 10 https://api.atoll.test/notes/one`, arrives: []string{"PUT /notes/one && note: {KEY}."}, prints: []string{"note: {KEY:hole}."}},

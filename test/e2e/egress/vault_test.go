@@ -116,6 +116,7 @@ func vaultHosts() []string {
 
 // TestSecrets runs everything that secrets are used for, and must not be.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	l, safes := newLane(t), map[scene]*safe{vault: newSafe(), vaultOpen: newSafe()}
 	ctx := harness.Context(t, laneLimit)
 	for s, allow := range map[scene][]string{vault: vaultHosts(), vaultOpen: nil} {
@@ -157,6 +158,9 @@ func (l *lane) use(ctx context.Context, t *testing.T, s *safe, u use) {
 		if !strings.Contains(said, s.fill(want)) {
 			t.Errorf("the script doesn't print %q", s.fill(want))
 		}
+	}
+	if u.id == "sign-aws" {
+		verifySigned(t, l.Internet.Requests(mark), s.values["AWS_SECRET_ACCESS_KEY"])
 	}
 	if t.Failed() {
 		t.Logf("what arrived:\n%.6000s\nthe script says:\n%.4000s", strings.Join(seen, "\n"), said)

@@ -100,6 +100,7 @@ func (n *Internet) talk(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer ws.CloseNow()
+	ws.SetReadLimit(maxBytes)
 	for {
 		kind, data, err := ws.Read(r.Context())
 		if err != nil {
