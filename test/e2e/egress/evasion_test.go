@@ -34,6 +34,8 @@ func TestEvasions(t *testing.T) {
 
 func runLane(t *testing.T, l *lane, mine func(evasion) bool) {
 	ctx := harness.Context(t, laneLimit)
+	neighbour := l.enter(ctx, t, open)
+	l.listen(ctx, t, neighbour)
 	for _, e := range evasions() {
 		if mine(e) {
 			t.Run(e.id, func(t *testing.T) { l.attack(ctx, t, e) })
@@ -42,6 +44,30 @@ func runLane(t *testing.T, l *lane, mine func(evasion) bool) {
 	if late := l.arrivals(harness.Mark{}); matches(late, nobody) {
 		t.Errorf("in the end, hosts that nobody may reach had seen: %q", late)
 	}
+	if heard := neighbour.MustShell(ctx, t, "cat heard"); heard != "itself\n" {
+		t.Errorf("another sandbox heard %q", heard)
+	}
+}
+
+// listening writes down what a sandbox hears from others, over TCP and UDP.
+const listening = `
+import threading
+heard = open("/home/app/heard", "ab", 0)
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+u.bind(("::", 8000))
+l = socket.create_server(("::", 8000), family=socket.AF_INET6, dualstack_ipv6=True)
+def datagrams():
+    while True:
+        heard.write(u.recv(1000))
+threading.Thread(target=datagrams).start()
+while True:
+    heard.write(l.accept()[0].recv(1000))`
+
+func (l *lane) listen(ctx context.Context, t *testing.T, c *harness.Conn) {
+	t.Helper()
+	l.spawn(ctx, t, c, listening)
+	c.MustShell(ctx, t, `for n in $(seq 100); do (echo itself > /dev/tcp/127.0.0.1/8000) 2>/dev/null && break; sleep 0.05; done
+for n in $(seq 100); do grep -q itself heard && exit; sleep 0.05; done; exit 1`)
 }
 
 // attack runs a way out and judges it by what arrived.
@@ -70,9 +96,7 @@ func (l *lane) attack(ctx context.Context, t *testing.T, e evasion) {
 	if e.prints != "" && !matches([]string{out.Stdout}, e.prints) {
 		t.Errorf("the script prints %q, not %s", out.Stdout, e.prints)
 	}
-	if t.Failed() {
-		t.Logf("the script says:\n%.3000s\n%.3000s", out.Stdout, out.Stderr)
-	}
+	t.Logf("the script says:\n%.3000s\n%.3000s", out.Stdout, out.Stderr)
 }
 
 // runControls runs each script where nothing holds it back: there it has to

@@ -129,6 +129,16 @@ func (l *lane) play(ctx context.Context, t *testing.T, c *harness.Conn, script s
 	return out
 }
 
+// spawn starts a Python script after guest.py.
+func (l *lane) spawn(ctx context.Context, t *testing.T, c *harness.Conn, script string, args ...string) *harness.Process {
+	t.Helper()
+	p, err := c.Spawn(ctx, "python3", append([]string{"-c", l.constants() + script}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // constants are the Python values that only the host knows.
 func (l *lane) constants() string {
 	var hosts []string

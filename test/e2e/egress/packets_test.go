@@ -15,7 +15,7 @@ for family, proto, kind, address in ((socket.AF_INET, 1, 8, EVIL4), (socket.AF_I
             s.sendto(struct.pack(">BBHHH", kind, 0, 0, 1, 1) + b"evil" * 20, (address, 0))
             print("sent", s.recv(100))
         except OSError as e:
-            print("no", e)`, prints: "sent|no", blunt: "ICMP ends at the card in every mode"},
+            print("no", e)`, prints: "no timed out", blunt: "ICMP ends at the card in every mode"},
 	{id: "raw-sockets", attack: "packets of other protocols from raw sockets (GRE, IP in IP, SCTP, ESP)", in: listed, root: true, script: `
 for proto in (4, 41, 47, 50, 132, 255):
     try:

@@ -48,15 +48,6 @@ const grace = 300 * time.Millisecond
 
 const otherRaw = "fine" + harness.WildZone // the raw host under another name
 
-func (l *lane) spawn(ctx context.Context, t *testing.T, c *harness.Conn, script string, args ...string) *harness.Process {
-	t.Helper()
-	p, err := c.Spawn(ctx, "python3", append([]string{"-c", l.constants() + script}, args...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // replace gives a running sandbox another list.
 func (l *lane) replace(ctx context.Context, t *testing.T, c *harness.Conn, list any) {
 	t.Helper()

@@ -107,6 +107,13 @@ func (j *journal) request(r Request) {
 	j.requests = append(j.requests, r)
 }
 
+// asked reports whether a host of the API server has had a request.
+func (j *journal) asked(host string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.ContainsFunc(j.requests, func(r Request) bool { return r.Host == host })
+}
+
 // Mark is a place in what arrives.
 type Mark struct{ entries, requests int }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -21,11 +20,10 @@ const EvilZone = "evil.test"
 // resolver is the one that the gateway asks. It knows the names of the fake
 // internet and notes every question.
 type resolver struct {
-	log   *journal
-	zone  map[string][]netip.Addr
-	flips atomic.Int64 // answers about FlipHost so far
-	udp   net.PacketConn
-	tcp   net.Listener
+	log  *journal
+	zone map[string][]netip.Addr
+	udp  net.PacketConn
+	tcp  net.Listener
 }
 
 func (n *Internet) listenDNS() (err error) {
@@ -149,10 +147,10 @@ func httpsRecord() []byte {
 
 func (r *resolver) addrs(name string) ([]netip.Addr, bool) {
 	if name == FlipHost {
-		if r.flips.Add(1) == 1 {
-			return []netip.Addr{apiAddr4}, true
+		if r.log.asked(FlipHost) {
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, true
 		}
-		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, true
+		return []netip.Addr{apiAddr4}, true
 	}
 	if strings.HasSuffix(name, "."+EvilZone) {
 		return []netip.Addr{evilAddr4}, true

@@ -24,7 +24,7 @@ const (
 	DBHost        = "db.atoll.test"        // PostgreSQL's request for TLS on 5432
 	OtherCertHost = "othercert.atoll.test" // HTTPS with a trusted certificate of another host
 	MixedHost     = "mixed.atoll.test"     // resolves to the API host, 10.0.0.1 and 127.0.0.1
-	FlipHost      = "flip.atoll.test"      // resolves to the API host once and to 127.0.0.1 from then on
+	FlipHost      = "flip.atoll.test"      // resolves to the API host until that is asked for it, and then to 127.0.0.1
 	WildZone      = ".wild.atoll.test"     // every name below it is the raw host
 	WildApex      = "wild.atoll.test"      // the evil host
 	LookAlike     = "badwild.atoll.test"   // the evil host
