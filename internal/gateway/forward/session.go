@@ -128,16 +128,12 @@ func (s *session) fromGuest(ctx context.Context, settled func()) error {
 
 // passOn sends what was held back and copies what follows.
 func (s *session) passOn(head []byte, kind sniff.Kind, ended error) error {
-	var src end = s.guest
-	if kind != sniff.TLS {
-		w := &watched{end: src, session: s}
-		if kind == sniff.Undecided {
-			w.line = []byte{}
-		}
-		if err := w.look(head); err != nil {
-			return err
-		}
-		src = w
+	src := &watched{end: s.guest, session: s}
+	if kind == sniff.Undecided {
+		src.line = []byte{}
+	}
+	if err := src.look(head); err != nil {
+		return err
 	}
 	if _, err := s.up.Write(head); err != nil {
 		return err
@@ -174,7 +170,8 @@ func (s *session) begin() (head []byte, kind sniff.Kind, hello *sniff.Hello, err
 
 // unfinished is what to do about a head that doesn't go on: nil passes it on.
 func (s *session) unfinished(head []byte, err error) error {
-	waits := errors.Is(err, os.ErrDeadlineExceeded)
+	late, ok := errors.AsType[net.Error](err) // the stack's own error is not os.ErrDeadlineExceeded
+	waits := ok && late.Timeout()
 	switch {
 	case (waits || err == io.EOF) && sniff.BeginsTLS(head):
 		return refusal(ruleUnsafe)
