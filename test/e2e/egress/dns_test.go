@@ -65,5 +65,6 @@ curl -sk -m 4 --connect-to ::api.atoll.test:443 'https://evil.dns/dns-query?name
 curl -s -m 4 http://rebind.atoll.test/evil; curl -s -m 4 http://private.atoll.test/evil
 curl -s -m 4 http://mixed.atoll.test/mixed`, arrives: []string{"api GET mixed.atoll.test/mixed"}, blunt: "refused in every mode"},
 	{id: "rebinding-late", attack: "an allowed name whose address turns bad after it was first used", in: listed, script: `#!
-for n in 1 2 3; do curl -s -m 4 http://flip.atoll.test/$n; sleep 1; done`, arrives: []string{"api GET flip.atoll.test/1"}, blunt: "refused in every mode"},
+# Answers are held for five seconds at least.
+curl -s -m 4 http://flip.atoll.test/1; sleep 5.5; curl -s -m 4 http://flip.atoll.test/2`, arrives: []string{"api GET flip.atoll.test/1"}, blunt: "refused in every mode"},
 }

@@ -32,6 +32,12 @@ for pad in (9000, 20000, 33000, 60000):
 h = records(hello(EVIL))
 talk(RAW, 443, h[:1], h[1:], pause=1.3)
 talk(RAW, 443, h[:80], h[80:], pause=1.3)`},
+	{id: "hello-retry", attack: "another name in the second hello, which the server asks for (HelloRetryRequest)", in: listed, script: `
+s = tcp(RAW, 443)
+say(s, records(hello(RAW, share=b"")))
+print("asked again:", b"\xcf\x21\xad\x74" in hear(s))
+say(s, b"\x14\x03\x03\0\x01\x01" + records(hello(EVIL)))
+print(hear(s)[:100])`, prints: "asked again: true", never: `evil\.atoll\.test`, open: `evil\.atoll\.test`},
 	{id: "hello-malformed", attack: "a hello that only a lenient server reads", in: listed, script: `
 h = records(hello(EVIL))
 talk(RAW, 443, b"\x16\x03\x09" + h[3:])

@@ -41,6 +41,13 @@ talk(RAW, 22, b"PROXY UNKNOWN\r\nevil\r\n")`},
 	{id: "method-odd", attack: "methods in lower case, unknown ones, empty lines before them", in: listed, script: `
 for line in ("get / HTTP/1.1", "PROPFIND / HTTP/1.1", "X-EVIL / HTTP/1.1", "\r\n\r\nGET / HTTP/1.1", "GET  /  HTTP/1.1", "GET / http/1.1"):
     talk(RAW, 80, http(line, "Host: evil.atoll.test"))`},
+	{id: "method-long", attack: "a method of many letters, sent without what follows it", in: listed, script: `
+for size in (20, 33, 40, 400):
+    for pause in (0.05, 1.3):
+        talk(RAW, 80, b"X" * size, http(" / HTTP/1.1", "Host: evil.atoll.test"), pause=pause)`},
+	{id: "line-lenient", attack: "tabs and other space in a request line, which lenient servers take (RFC 9112, section 3)", in: listed, script: `
+for line in (" GET / HTTP/1.1", "\tGET / HTTP/1.1", "GET\t/\tHTTP/1.1", "PROPFIND\t/ HTTP/1.1", "PROPFIND /\tHTTP/1.1", "PROPFIND / HTTP/1.1\t", "PROPFIND\x0b/\x0cHTTP/1.1", "GET\r/\rHTTP/1.1"):
+    talk(RAW, 80, http(line, "Host: evil.atoll.test"))`},
 	{id: "http09", attack: "a request of HTTP/0.9, which has no head", in: listed,
 		script: `talk(RAW, 80, b"GET /evil\r\n"), talk(RAW, 80, b"GET http://evil.atoll.test/\n")`},
 	{id: "line-stalled", attack: "a request line that stops in the middle until the reader gives up", in: listed, script: `
@@ -48,7 +55,8 @@ for cut in (1, 2, 5):
     r = http("GET / HTTP/1.1", "Host: evil.atoll.test")
     talk(RAW, 80, r[:cut], r[cut:], pause=1.3)
 r = http("PROPFIND / HTTP/1.1", "Host: evil.atoll.test")
-talk(RAW, 80, r[:8], r[8:], pause=1.3)`},
+talk(RAW, 80, r[:8], r[8:], pause=1.3)
+talk(RAW, 9, b"quiet", b" words\n", pause=1.3)`, arrives: []string{"quiet words"}},
 	{id: "bare-lf", attack: "line feeds, carriage returns and spaces where only some servers see a line's end", in: listed, script: `
 talk(RAW, 80, b"GET / HTTP/1.1\nHost: evil.atoll.test\n\n")
 talk(RAW, 80, b"GET / HTTP/1.1\r\nHost: raw.atoll.test\r\nX: y\rHost: evil.atoll.test\r\n\r\n")

@@ -75,14 +75,14 @@ def server_name(name):
     return extension(0, struct.pack(">HBH", len(name) + 3, 0, len(name)) + name)
 
 
-def hello(sni=None, *extensions, pad=0, version=0x0303, bare=False):
+def hello(sni=None, *extensions, pad=0, version=0x0303, bare=False, share=b"\x00\x1d\x00\x20" + b"evil" * 8):
     exts = b""
     if pad:
         exts += extension(21, bytes(pad))
     if sni is not None:
         exts += server_name(sni)
     exts += extension(43, b"\x04\x03\x04\x03\x03") + extension(10, b"\x00\x02\x00\x1d") + extension(13, b"\x00\x02\x04\x03")
-    exts += extension(51, b"\x00\x24\x00\x1d\x00\x20" + b"evil" * 8)
+    exts += extension(51, struct.pack(">H", len(share)) + share)
     exts += b"".join(extensions)
     body = struct.pack(">H", version) + b"evil" * 8 + b"\x20" + b"evil" * 8 + b"\x00\x04\x13\x01\xc0\x2b" + b"\x01\x00"
     if not bare:
