@@ -42,9 +42,8 @@ talk(RAW, 22, b"PROXY UNKNOWN\r\nevil\r\n")`},
 for line in ("get / HTTP/1.1", "PROPFIND / HTTP/1.1", "X-EVIL / HTTP/1.1", "\r\n\r\nGET / HTTP/1.1", "GET  /  HTTP/1.1", "GET / http/1.1"):
     talk(RAW, 80, http(line, "Host: evil.atoll.test"))`},
 	{id: "method-long", attack: "a method of many letters, sent without what follows it", in: listed, script: `
-for size in (20, 33, 40, 400):
-    for pause in (0.05, 1.3):
-        talk(RAW, 80, b"X" * size, http(" / HTTP/1.1", "Host: evil.atoll.test"), pause=pause)`},
+for size, pause in ((20, 1.3), (33, 0.05), (40, 1.3), (400, 0.05)):
+    talk(RAW, 80, b"X" * size, http(" / HTTP/1.1", "Host: evil.atoll.test"), pause=pause)`},
 	{id: "line-lenient", attack: "tabs and other space in a request line, which lenient servers take (RFC 9112, section 3)", in: listed, script: `
 for line in (" GET / HTTP/1.1", "\tGET / HTTP/1.1", "GET\t/\tHTTP/1.1", "PROPFIND\t/ HTTP/1.1", "PROPFIND /\tHTTP/1.1", "PROPFIND / HTTP/1.1\t", "PROPFIND\x0b/\x0cHTTP/1.1", "GET\r/\rHTTP/1.1"):
     talk(RAW, 80, http(line, "Host: evil.atoll.test"))`},
