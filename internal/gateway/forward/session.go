@@ -170,8 +170,7 @@ func (s *session) begin() (head []byte, kind sniff.Kind, hello *sniff.Hello, err
 
 // unfinished is what to do about a head that doesn't go on: nil passes it on.
 func (s *session) unfinished(head []byte, err error) error {
-	late, ok := errors.AsType[net.Error](err) // the stack's own error is not os.ErrDeadlineExceeded
-	waits := ok && late.Timeout()
+	waits := isTimeout(err)
 	switch {
 	case (waits || err == io.EOF) && sniff.BeginsTLS(head):
 		return refusal(ruleUnsafe)
@@ -179,6 +178,12 @@ func (s *session) unfinished(head []byte, err error) error {
 		return nil
 	}
 	return err
+}
+
+// isTimeout recognises a deadline's end on either side.
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
 }
 
 const (

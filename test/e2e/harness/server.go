@@ -57,14 +57,7 @@ type Server struct {
 
 // Start starts a server. Flags are added to those that every test needs.
 func Start(ctx context.Context, flags ...string) (_ *Server, err error) {
-	if err := sweepStale(ctx); err != nil {
-		return nil, fmt.Errorf("free what an earlier run left: %w", err)
-	}
-	dir, err := os.MkdirTemp("", dirPrefix)
-	if err != nil {
-		return nil, err
-	}
-	owner, err := own(dir)
+	dir, owner, err := claim(ctx)
 	if err != nil {
 		return nil, err
 	}
