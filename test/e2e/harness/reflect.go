@@ -31,6 +31,7 @@ func reflect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if code, ok := codings[as]; ok {
+		w.Header().Set("Content-Type", "text/plain")
 		w.Header().Set("Content-Encoding", strings.TrimPrefix(as, "raw-"))
 		_, _ = w.Write(code([]byte(text)))
 		return
