@@ -3,6 +3,7 @@ package forward
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/gateway/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -53,6 +56,48 @@ func TestRelayEndsWithItsContext(t *testing.T) {
 		t.Error("ended without a reset")
 	}
 	_, _ = g.Close(), u.Close()
+}
+
+// A server can ask a client for its hello once more. That one must not name
+// another host either.
+func TestSecondHelloForAnotherHost(t *testing.T) {
+	guest, g := newPipeEnd()
+	up, u := newPipeEnd()
+	first, second := helloFor(t, "a.test"), helloFor(t, "b.test")
+	s := &session{query: policy.Query{Proto: policy.TCP, Name: "a.test", Port: 443}, look: Inspection{Look: true}, guest: guest, up: up}
+	done := make(chan error, 1)
+	go func() { done <- s.run(t.Context()) }()
+	go func() {
+		_, _ = g.Write(first)
+		_, _ = g.Write(second)
+	}()
+	arrived, _ := io.ReadAll(u) // ends with the pipe
+	if err := <-done; err != refusal(ruleOtherName) {
+		t.Errorf("cut because of %v", err)
+	}
+	if !bytes.Equal(arrived, first) {
+		t.Errorf("%d bytes arrived, want the first hello's %d", len(arrived), len(first))
+	}
+	_, _ = g.Close(), u.Close()
+}
+
+// helloFor is what a TLS client sends first.
+func helloFor(t *testing.T, name string) []byte {
+	t.Helper()
+	client, server := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		_ = tls.Client(client, &tls.Config{ServerName: name}).Handshake()
+		close(done)
+	}()
+	buf := make([]byte, 4<<10)
+	n, err := server.Read(buf)
+	_, _ = client.Close(), server.Close()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf[:n]
 }
 
 func TestRelayErrorCutsBothSides(t *testing.T) {

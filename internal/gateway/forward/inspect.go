@@ -98,9 +98,10 @@ func (s *session) opens(kind sniff.Kind) bool {
 	return kind == sniff.HTTP1 || kind == sniff.HTTP2 || kind == sniff.TLS && s.look.Open
 }
 
-// watched is the guest's side of an opaque connection. Two things must not
-// follow later: HTTP, when the first line was passed on before its end, and
-// TLS for another host.
+// watched is the guest's side of a connection that is passed on. Two things
+// must not follow later: HTTP, when the first line was passed on before its
+// end, and TLS for another host, also in the second hello that a server may
+// ask for (RFC 8446, HelloRetryRequest).
 type watched struct {
 	end
 	session *session

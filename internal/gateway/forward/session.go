@@ -132,16 +132,12 @@ func (s *session) fromGuest(ctx context.Context, settled func()) error {
 
 // passOn sends what was held back and copies what follows.
 func (s *session) passOn(head []byte, kind sniff.Kind, ended error) error {
-	var src end = s.guest
-	if kind != sniff.TLS {
-		w := &watched{end: src, session: s}
-		if kind == sniff.Undecided {
-			w.line = []byte{}
-		}
-		if err := w.look(head); err != nil {
-			return err
-		}
-		src = w
+	src := &watched{end: s.guest, session: s}
+	if kind == sniff.Undecided {
+		src.line = []byte{}
+	}
+	if err := src.look(head); err != nil {
+		return err
 	}
 	if _, err := s.up.Write(head); err != nil {
 		return err

@@ -99,17 +99,25 @@ func isBeginning(head []byte, text string) bool {
 	return len(head) < len(text) && strings.HasPrefix(text, string(head))
 }
 
+// blank is what lenient servers take for the space between a request line's
+// words (RFC 9112, section 3).
+const blank = " \t\v\f\r"
+
 // classifyLine tells HTTP from other protocols by the first line. Servers skip
-// empty lines before it.
+// empty lines before it, and some skip spaces.
 func classifyLine(head []byte) Kind {
-	line := bytes.TrimLeft(head, "\r\n")
+	line := bytes.TrimLeft(head, "\n"+blank)
 	if len(line) == 0 {
 		return undecided(head)
 	}
-	method, _, hasSpace := bytes.Cut(line, []byte{' '})
+	method := line
+	if i := bytes.IndexAny(line, "\n"+blank); i >= 0 {
+		method = line[:i]
+	}
 	if !isToken(method) {
 		return Opaque
 	}
+	hasSpace := beginsSpace(line[len(method):])
 	if string(method) == "PROXY" && hasSpace {
 		return Unsafe
 	}
@@ -117,25 +125,26 @@ func classifyLine(head []byte) Kind {
 	switch {
 	case hasSpace && isMethod(string(method)):
 		return HTTP1
-	case end < 0 && !hasSpace && len(method) > 32:
-		return Opaque // no method is that long
 	case end < 0 && len(line) > maxLine:
 		return Unsafe
 	case end < 0:
 		return undecided(head)
-	case !hasSpace:
-		return Opaque
 	case isVersioned(line[:end]):
 		return HTTP1
 	}
 	return Opaque
 }
 
+// beginsSpace reports whether a word is followed by space and not by the end
+// of its line.
+func beginsSpace(b []byte) bool {
+	return len(b) > 0 && b[0] != '\n' && string(b) != "\r" && !bytes.HasPrefix(b, []byte("\r\n"))
+}
+
 // isVersioned reports whether a line ends like HTTP/1's request line.
 func isVersioned(line []byte) bool {
-	line = bytes.TrimRight(line, "\r \t")
-	i := bytes.LastIndexByte(line, ' ')
-	return i >= 0 && bytes.HasPrefix(bytes.ToUpper(line[i+1:]), []byte("HTTP/"))
+	words := bytes.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(blank, r) })
+	return len(words) > 1 && bytes.HasPrefix(bytes.ToUpper(words[len(words)-1]), []byte("HTTP/"))
 }
 
 // isMethod reports the common methods, which nothing but HTTP begins with.

@@ -32,6 +32,9 @@ type Overrides struct {
 	// Only makes everything that is not overridden unreachable: names don't
 	// exist, connections are refused.
 	Only bool `json:"only,omitempty"`
+	// Ask has the resolvers asked about names that are not overridden, with
+	// Only, too.
+	Ask bool `json:"ask,omitempty"`
 }
 
 // ReadOverrides reads overrides from a JSON file. Unknown fields and malformed
@@ -86,7 +89,7 @@ func (r *Redirect) Resolve(ctx context.Context, q dnsmessage.Question) (dnsmessa
 	switch {
 	case ok:
 		return AddressAnswer(q, addrs), nil
-	case r.Overrides.Only:
+	case r.Overrides.Only && !r.Overrides.Ask:
 		return dnsmessage.Message{Header: dnsmessage.Header{RCode: dnsmessage.RCodeNameError}}, nil
 	}
 	return r.Next.Resolve(ctx, q)

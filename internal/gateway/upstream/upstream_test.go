@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -262,6 +263,10 @@ func TestRedirect(t *testing.T) {
 	if m, err := r.Resolve(t.Context(), question("other.example.")); err != nil || m.RCode != dnsmessage.RCodeNameError {
 		t.Errorf("got %v, %v", m.RCode, err)
 	}
+	r.Overrides.Ask, r.Next = true, found{}
+	if m, err := r.Resolve(t.Context(), question("other.example.")); err != nil || m.RCode != dnsmessage.RCodeSuccess {
+		t.Errorf("asked: %v, %v", m.RCode, err)
+	}
 	for addr, ok := range map[string]bool{
 		"93.184.216.34:443": true, "[2606:2800::1]:443": true, "93.184.216.35:9": true, "93.184.216.34:80": false, "8.8.8.8:443": false,
 	} {
@@ -273,6 +278,17 @@ func TestRedirect(t *testing.T) {
 			_ = c.Close()
 		}
 	}
+}
+
+// found is an Upstream where every name exists and nothing can be dialed.
+type found struct{}
+
+func (found) Resolve(context.Context, dnsmessage.Question) (dnsmessage.Message, error) {
+	return dnsmessage.Message{}, nil
+}
+
+func (found) Dial(context.Context, string, netip.AddrPort) (net.Conn, error) {
+	return nil, errors.New("only overridden addresses are dialed")
 }
 
 func TestBadOverrides(t *testing.T) {

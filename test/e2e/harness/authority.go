@@ -41,13 +41,14 @@ func newAuthority(name string) (*authority, error) {
 	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, nil
 }
 
-func (a *authority) issue(host string) (tls.Certificate, error) {
+// issue makes a certificate for some hosts.
+func (a *authority) issue(hosts ...string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	t := template(host)
-	t.DNSNames, t.KeyUsage = []string{host}, x509.KeyUsageDigitalSignature
+	t := template(hosts[0])
+	t.DNSNames, t.KeyUsage = hosts, x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, &key.PublicKey, a.key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err

@@ -6,58 +6,30 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/atollhq/atoll/internal/gateway/upstream"
 )
 
-// The names of the fake internet. None of them exists anywhere else.
-const (
-	WebHost     = "web.atoll.test"     // HTTP on 80, HTTPS on 443 with the extra root's certificate
-	EchoHost    = "echo.atoll.test"    // TCP and UDP on EchoPort: what comes in goes out
-	RebindHost  = "rebind.atoll.test"  // resolves to 127.0.0.1, which must not be reached
-	PrivateHost = "private.atoll.test" // resolves to 10.0.0.1, likewise
-	UntrustHost = "untrusted.atoll.test"
-	EchoPort    = 7
-)
-
-var (
-	webAddr4  = netip.MustParseAddr("93.184.215.14")
-	webAddr6  = netip.MustParseAddr("2606:2800:21f:cb07::14")
-	echoAddr  = netip.MustParseAddr("93.184.215.15")
-	wrongAddr = netip.MustParseAddr("93.184.215.16")
-)
-
-// Forbidden are addresses that no sandbox may reach. Behind each is a trap,
-// on every port.
-var Forbidden = []netip.Addr{
-	netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.8.8.8"), netip.MustParseAddr("::1"),
-	netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("::"),
-	netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("172.16.0.1"), netip.MustParseAddr("192.168.1.1"),
-	netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("169.254.1.1"),
-	netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("255.255.255.255"),
-	netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00:a701::99"), netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fe80::1"),
-	netip.MustParseAddr("::ffff:127.0.0.1"), netip.MustParseAddr("64:ff9b::7f00:1"), netip.MustParseAddr("2002:7f00:1::1"),
-}
-
 // Internet is everything that sandboxes can reach: a few listeners on
 // 127.0.0.1.
 type Internet struct {
 	web, webTLS, wrongTLS *httptest.Server
-	echo                  net.Listener
+	api, apiTLS, otherTLS *httptest.Server
+	echo, trap, mail, db  net.Listener
 	echoUDP               net.PacketConn
-	trap                  net.Listener
+	evil, raw, public     *sink
+	dns                   netip.AddrPort
 	roots                 []byte
+	log                   journal
+	closers               []io.Closer
 	done                  sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
@@ -82,29 +54,70 @@ func NewInternet() (_ *Internet, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.web = n.serve(nil)
-	if n.webTLS, err = n.serveTLS(authority, WebHost); err != nil {
-		return nil, err
-	}
-	if n.wrongTLS, err = n.serveTLS(unknown, UntrustHost); err != nil {
-		return nil, err
-	}
-	return n, errors.Join(n.listenEcho(), n.listenTrap())
+	return n, errors.Join(n.listenWeb(authority, unknown), n.listenEcho(), n.listenTrap(),
+		n.listenServices(authority, unknown), n.listenDNS())
 }
 
-func (n *Internet) serveTLS(a *authority, host string) (*httptest.Server, error) {
-	cert, err := a.issue(host)
-	if err != nil {
-		return nil, err
+func (n *Internet) listenWeb(trusted, unknown *authority) error {
+	n.web, n.api = n.serve(n.handler(), nil), n.serve(n.apiHandler(), nil)
+	for _, s := range []struct {
+		server  **httptest.Server
+		handler http.Handler
+		signer  *authority
+		hosts   []string
+	}{
+		{&n.webTLS, n.handler(), trusted, []string{WebHost}},
+		{&n.wrongTLS, n.apiHandler(), unknown, []string{UntrustHost}},
+		{&n.apiTLS, n.apiHandler(), trusted, []string{APIHost, TenantHost, MixedHost, FlipHost, AWSHost, SignHost, ExclusiveHost}},
+		{&n.otherTLS, n.apiHandler(), trusted, []string{"somebody-else.atoll.test"}},
+	} {
+		cert, err := s.signer.issue(s.hosts...)
+		if err != nil {
+			return err
+		}
+		*s.server = n.serve(s.handler, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"},
+			GetConfigForClient: n.noteHello})
 	}
-	return n.serve(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}}), nil
+	return nil
+}
+
+// noteHello notes the name that a client of the web servers asks for.
+func (n *Internet) noteHello(h *tls.ClientHelloInfo) (*tls.Config, error) {
+	n.log.note(AtAPI, "hello %s", h.ServerName)
+	return nil, nil
+}
+
+// listenServices starts what speaks neither HTTP nor DNS.
+func (n *Internet) listenServices(trusted, unknown *authority) error {
+	cert, err := trusted.issue(RawHost, MailHost, DBHost)
+	if err != nil {
+		return err
+	}
+	// The evil host claims to be others, with a certificate that nobody trusts.
+	forged, err := unknown.issue(EvilHost, APIHost)
+	if err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		to   **sink
+		at   string
+		cert tls.Certificate
+	}{{&n.evil, AtEvil, forged}, {&n.raw, AtRaw, cert}, {&n.public, AtResolver, forged}} {
+		if *s.to, err = n.newSink(s.at, s.cert); err != nil {
+			return err
+		}
+	}
+	return errors.Join(n.listenMail(cert), n.listenDB(cert))
 }
 
 // serve starts a web server, with TLS if there is a configuration for it.
-func (n *Internet) serve(t *tls.Config) *httptest.Server {
-	srv := httptest.NewUnstartedServer(n.handler())
+func (n *Internet) serve(h http.Handler, t *tls.Config) *httptest.Server {
+	srv := httptest.NewUnstartedServer(h)
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that clients refuse are part of the tests
 	if t == nil {
+		srv.Config.Protocols = new(http.Protocols)
+		srv.Config.Protocols.SetHTTP1(true)
+		srv.Config.Protocols.SetUnencryptedHTTP2(true)
 		srv.Start()
 		return srv
 	}
@@ -120,6 +133,7 @@ func (n *Internet) listenEcho() (err error) {
 	if n.echoUDP, err = net.ListenPacket("udp4", n.echo.Addr().String()); err != nil {
 		return err
 	}
+	n.closers = append(n.closers, n.echo, n.echoUDP)
 	n.accept(n.echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	n.done.Go(func() {
 		buf := make([]byte, 64<<10)
@@ -140,6 +154,7 @@ func (n *Internet) listenTrap() (err error) {
 	if n.trap, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
 		return err
 	}
+	n.closers = append(n.closers, n.trap)
 	n.accept(n.trap, func(c net.Conn) {
 		_ = c.SetDeadline(time.Now().Add(time.Second))
 		buf := make([]byte, 256)
@@ -191,28 +206,10 @@ func (n *Internet) Seen() []string {
 // Roots is the certificate that is added to the sandboxes' trust store.
 func (n *Internet) Roots() []byte { return n.roots }
 
-// Overrides is the content of the server's host overrides.
+// Overrides is the content of the server's host overrides: nothing leaves
+// this machine, and names are asked of this internet's resolver.
 func (n *Internet) Overrides() []byte {
-	o := upstream.Overrides{Only: true, Names: map[string][]netip.Addr{
-		WebHost:     {webAddr4, webAddr6},
-		EchoHost:    {echoAddr},
-		UntrustHost: {wrongAddr},
-		RebindHost:  {netip.MustParseAddr("127.0.0.1")},
-		PrivateHost: {netip.MustParseAddr("10.0.0.1")},
-	}, Dial: map[string]netip.AddrPort{
-		port(echoAddr, EchoPort): addrOf(n.echo.Addr()),
-		port(wrongAddr, 443):     addrOf(n.wrongTLS.Listener.Addr()),
-	}}
-	for _, a := range []netip.Addr{webAddr4, webAddr6} {
-		o.Dial[port(a, 80)] = addrOf(n.web.Listener.Addr())
-		o.Dial[port(a, 443)] = addrOf(n.webTLS.Listener.Addr())
-	}
-	for _, a := range Forbidden {
-		o.Dial[a.String()] = addrOf(n.trap.Addr())
-	}
-	for _, a := range HostAddrs() {
-		o.Dial[a.String()] = addrOf(n.trap.Addr())
-	}
+	o := upstream.Overrides{Only: true, Ask: true, Dial: n.dial()}
 	raw, err := json.Marshal(o)
 	if err != nil {
 		panic(err) // of strings and addresses only
@@ -237,80 +234,13 @@ func (n *Internet) Environ() []string {
 
 // Close ends the listeners.
 func (n *Internet) Close() {
-	for _, s := range []*httptest.Server{n.web, n.webTLS, n.wrongTLS} {
+	for _, s := range []*httptest.Server{n.web, n.webTLS, n.wrongTLS, n.api, n.apiTLS, n.otherTLS} {
 		if s != nil {
 			s.CloseClientConnections()
 			s.Close()
 		}
 	}
-	for _, l := range []net.Listener{n.echo, n.trap} {
-		if l != nil {
-			_ = l.Close()
-		}
+	for _, c := range n.closers {
+		_ = c.Close()
 	}
-	if n.echoUDP != nil {
-		_ = n.echoUDP.Close()
-	}
-}
-
-// maxBytes bounds what one request can ask of /bytes.
-const maxBytes = 64 << 20
-
-func (n *Internet) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/hello", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello from outside\n") })
-	mux.HandleFunc("/redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/hello", http.StatusFound) })
-	mux.HandleFunc("/loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/loop", http.StatusFound) })
-	mux.HandleFunc("/echo", echoRequest)
-	mux.HandleFunc("/bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
-		size, err := strconv.ParseInt(r.PathValue("n"), 10, 64)
-		if err != nil || size < 0 || size > maxBytes {
-			http.Error(w, "bad size", http.StatusBadRequest)
-			return
-		}
-		_, _ = io.CopyN(w, zeros{}, size)
-	})
-	mux.HandleFunc("/endless", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, zeros{}) })
-	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case <-r.Context().Done():
-		case <-time.After(Patience):
-		}
-	})
-	mux.HandleFunc("/status/{n}", func(w http.ResponseWriter, r *http.Request) {
-		if code, err := strconv.Atoi(r.PathValue("n")); err == nil && code >= 200 && code < 600 {
-			w.WriteHeader(code)
-		}
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n.mu.Lock()
-		n.seen = append(n.seen, r.Host+" "+r.URL.Path)
-		n.mu.Unlock()
-		mux.ServeHTTP(w, r)
-	})
-}
-
-// echoRequest answers with the request as JSON.
-func echoRequest(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBytes))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	headers := map[string]string{}
-	for name := range r.Header {
-		headers[strings.ToLower(name)] = r.Header.Get(name)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{
-		"method": r.Method, "host": r.Host, "path": r.URL.Path, "query": r.URL.RawQuery,
-		"headers": headers, "body": string(body), "tls": r.TLS != nil, "proto": r.Proto,
-	})
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
 }

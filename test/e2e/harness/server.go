@@ -57,14 +57,7 @@ type Server struct {
 
 // Start starts a server. Flags are added to those that every test needs.
 func Start(ctx context.Context, flags ...string) (_ *Server, err error) {
-	if err := sweepStale(ctx); err != nil {
-		return nil, fmt.Errorf("free what an earlier run left: %w", err)
-	}
-	dir, err := os.MkdirTemp("", dirPrefix)
-	if err != nil {
-		return nil, err
-	}
-	owner, err := own(dir)
+	dir, owner, err := claim(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +152,7 @@ func (s *Server) Serve(ctx context.Context, flags ...string) error {
 		"serve", "--data-dir", s.Data.Dir, "--listen", listen,
 		"--image-dir", s.image.Dir, "--image", s.image.Name,
 		"--host-overrides", s.overrides(), "--extra-roots", s.roots(),
+		"--resolvers", s.Internet.Resolver().String(),
 		"--log-level", "debug", "--spares", "0", // what runs is what a test asked for
 	}, append(slices.Clone(s.flags), flags...)...)...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out

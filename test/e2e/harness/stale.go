@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/atollhq/atoll/internal/layout"
@@ -18,6 +19,24 @@ const (
 	ownerFile = "owner" // locked by the process that a directory belongs to
 	keepFile  = "keep"  // there if the directory is not to be removed
 )
+
+// claiming is held by the one that sweeps and makes a directory: a sweeper
+// would take a directory that is just being made for one that is left.
+var claiming sync.Mutex
+
+// claim frees what earlier runs left and makes a directory of this process's.
+func claim(ctx context.Context) (dir string, owner *os.File, err error) {
+	claiming.Lock()
+	defer claiming.Unlock()
+	if err := sweepStale(ctx); err != nil {
+		return "", nil, fmt.Errorf("free what an earlier run left: %w", err)
+	}
+	if dir, err = os.MkdirTemp("", dirPrefix); err != nil {
+		return "", nil, err
+	}
+	owner, err = own(dir)
+	return dir, owner, err
+}
 
 // own marks a directory as belonging to this process, for as long as it runs
 // or the returned file is open.

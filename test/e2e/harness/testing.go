@@ -33,6 +33,13 @@ func New(t testing.TB, flags ...string) *Server {
 	if err != nil {
 		t.Fatalf("start server: %v", err)
 	}
+	s.Watch(t)
+	return s
+}
+
+// Watch closes the server with the test, which fails if something is left
+// behind or a sandbox reached a forbidden address.
+func (s *Server) Watch(t testing.TB) {
 	t.Cleanup(func() {
 		if trapped := s.Internet.Trapped(); len(trapped) > 0 {
 			t.Errorf("a sandbox reached forbidden addresses: %q", trapped)
@@ -44,7 +51,6 @@ func New(t testing.TB, flags ...string) *Server {
 			t.Errorf("close server: %v", err)
 		}
 	})
-	return s
 }
 
 // MustCreate is Create for tests.
