@@ -104,11 +104,15 @@ func (f *Forwarder) giveBack() {
 }
 
 func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.Conn, up net.Conn, from *pool) *session {
-	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: newUpEnd(up, from)}
+	world := newUpEnd(up, from)
+	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: world}
 	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) {
-		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: up, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
+		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: &batched{upEnd: world}, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, _, err := f.dialEach(ctx, q)
-			return conn, err
+			if err != nil {
+				return nil, err
+			}
+			return &batched{upEnd: newUpEnd(conn, from)}, nil
 		}})
 	}
 	return s

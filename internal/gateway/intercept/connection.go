@@ -47,9 +47,10 @@ type connection struct {
 func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *connection {
 	c := &connection{
 		of: i, query: o.Query, addr: o.Addr, host: hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
-		guest: &guestConn{Conn: o.Guest, closed: make(chan struct{})}, redial: o.Redial,
-		first: o.Up, ups: []net.Conn{o.Up},
+		guest: &guestConn{gathering: gather(o.Guest)}, redial: o.Redial,
 	}
+	c.first = gather(o.Up)
+	c.ups = []net.Conn{c.first}
 	if o.Hello != nil {
 		c.alpn = o.Hello.ALPN
 	}
@@ -157,9 +158,9 @@ func (c *connection) again(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept := &upConn{Conn: up, of: c}
+	kept := &upConn{gathering: gather(up), of: c}
 	if !c.keep(kept) {
-		_ = up.Close()
+		_ = kept.gathering.Close()
 		return nil, net.ErrClosed
 	}
 	return kept, nil
@@ -168,29 +169,20 @@ func (c *connection) again(ctx context.Context) (net.Conn, error) {
 // upConn is a connection to upstream that its connection forgets when it is
 // closed.
 type upConn struct {
-	net.Conn
+	*gathering
 	of *connection
 }
 
 // Close implements net.Conn.
 func (u *upConn) Close() error {
 	u.of.forget(u)
-	return u.Conn.Close()
+	return u.gathering.Close()
 }
 
-// guestConn is the guest's end, which says when it is closed.
+// guestConn is the guest's end, as its server sees it.
 type guestConn struct {
-	net.Conn
+	*gathering
 	connection *connection
-	once       sync.Once
-	closed     chan struct{}
-}
-
-// Close implements net.Conn.
-func (g *guestConn) Close() error {
-	err := g.Conn.Close()
-	g.once.Do(func() { close(g.closed) })
-	return err
 }
 
 type connectionKey struct{}

@@ -159,7 +159,7 @@ func (i *Interceptor) Open(ctx context.Context, o forward.Opened) {
 		return
 	}
 	if i.incoming.put(served) {
-		<-c.guest.closed
+		<-c.guest.done
 	}
 }
 
