@@ -56,7 +56,7 @@ var figures = []struct {
 	{"transfer", transferFigure},
 	{"connections", connectionsFigure},
 	{"policy", policyFigure},
-	{"mitmproxy", mitmproxyFigure},
+	{"opened", openedFigure},
 }
 
 func main() {
@@ -67,6 +67,9 @@ func main() {
 }
 
 func run() (err error) {
+	if told := os.Getenv(visitVariable); told != "" {
+		return visitorMain(told) // in a guest
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	server, err := harness.Start(ctx, "--max-sandboxes", "500", "--log-level", "warn")
