@@ -5,7 +5,6 @@ package egress
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -37,9 +36,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// notYet is how a server refuses what it can't grant.
-const notYet = "NOT_SUPPORTED_YET"
-
 // configs are what the scenes' sandboxes are created with.
 var configs = map[scene]map[string]any{
 	listed: {"allow_net": []string{
@@ -65,9 +61,6 @@ type lane struct {
 func newLane(t *testing.T, flags ...string) *lane {
 	t.Helper()
 	s, err := harness.Start(t.Context(), flags...)
-	if err != nil && strings.Contains(err.Error(), notYet) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatalf("start server: %v", err)
 	}
@@ -91,9 +84,6 @@ func (l *lane) enter(ctx context.Context, t *testing.T, s scene) *harness.Conn {
 func (l *lane) create(ctx context.Context, t *testing.T, config map[string]any) *harness.Conn {
 	t.Helper()
 	c, err := l.Create(ctx, config)
-	if r, ok := errors.AsType[*harness.Refusal](err); ok && r.Code == notYet {
-		t.Skipf("this server doesn't grant it: %v", r)
-	}
 	if err != nil {
 		t.Fatalf("create sandbox: %v", err)
 	}
