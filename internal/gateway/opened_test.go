@@ -518,3 +518,24 @@ func TestEndToEndWhereNothingIsOpened(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 }
+
+// A program that doesn't trust the authority shows in the audit.
+func TestOpenedUntrustedByTheGuest(t *testing.T) {
+	o := open(t, nil)
+	o.serve(t, "api.test", func(w http.ResponseWriter, r *http.Request) {})
+	c := o.client(t, false)
+	c.Transport.(*http.Transport).TLSClientConfig.RootCAs = x509.NewCertPool()
+	if resp, err := c.Get("https://api.test/"); err == nil {
+		_ = resp.Body.Close()
+		t.Fatal("trusted")
+	}
+	_ = o.gw.Close()
+	o.audit.mu.Lock()
+	defer o.audit.mu.Unlock()
+	for _, rec := range o.audit.all {
+		if rec.Kind == audit.Connection && strings.Contains(rec.Note, "trust") {
+			return
+		}
+	}
+	t.Errorf("no record says so: %+v", o.audit.all)
+}

@@ -31,7 +31,13 @@ type Opened struct {
 // when the connection has ended, which it does when ctx ends. It closes both
 // ends.
 type Opener interface {
-	Open(ctx context.Context, o Opened)
+	Open(ctx context.Context, o Opened) Outcome
+}
+
+// Outcome is what became of an opened connection.
+type Outcome struct {
+	Rule string // why it was refused; empty when it was served
+	Note string // for the audit
 }
 
 // The rules about what a connection says inside.

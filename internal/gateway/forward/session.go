@@ -25,7 +25,8 @@ type session struct {
 	reserved func(name string, port uint16) bool
 	guest    side
 	up       side
-	open     func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello)
+	open     func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) Outcome
+	note     string       // set by open, for the audit
 	sent     atomic.Int64 // bytes from the guest
 	gotten   atomic.Int64 // bytes from the world
 
@@ -124,7 +125,10 @@ func (s *session) fromGuest(ctx context.Context, settled func()) error {
 		if err := s.take(settled); err != nil {
 			return err
 		}
-		s.open(ctx, &opening{Conn: s.guest, head: head, sent: &s.sent, gotten: &s.gotten}, kind, hello)
+		out := s.open(ctx, &opening{Conn: s.guest, head: head, sent: &s.sent, gotten: &s.gotten}, kind, hello)
+		if s.note = out.Note; out.Rule != "" {
+			return refusal(out.Rule)
+		}
 		return nil
 	}
 	return s.passOn(head, kind, err)

@@ -80,6 +80,7 @@ func (f *Forwarder) HandleTCP(syn *netstack.Syn) {
 	}
 	s := f.newSession(q, rec.Addr, guest, up, poolFor(open))
 	rec.fail(s.run(ctx))
+	rec.Note = cmp.Or(s.note, rec.Note)
 	rec.Sent, rec.Received = s.sent.Load(), s.gotten.Load()
 }
 
@@ -106,8 +107,8 @@ func (f *Forwarder) giveBack() {
 func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.Conn, up net.Conn, from *pool) *session {
 	world := newUpEnd(up, from)
 	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: world}
-	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) {
-		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: &batched{upEnd: world}, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
+	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) Outcome {
+		return f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: &batched{upEnd: world}, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, _, err := f.dialEach(ctx, q)
 			if err != nil {
 				return nil, err

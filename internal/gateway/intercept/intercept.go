@@ -144,23 +144,26 @@ func (i *Interceptor) count(_ net.Conn, state http.ConnState) {
 }
 
 // Open implements forward.Opener.
-func (i *Interceptor) Open(ctx context.Context, o forward.Opened) {
-	if i.open.Add(1) > maxOpened {
-		i.open.Add(-1)
-		_ = o.Guest.Close()
-		return
-	}
+func (i *Interceptor) Open(ctx context.Context, o forward.Opened) forward.Outcome {
 	defer i.open.Add(-1)
+	if i.open.Add(1) > maxOpened {
+		_ = o.Guest.Close()
+		return forward.Outcome{Rule: ruleTooMany}
+	}
 	c := newConnection(ctx, i, o)
 	defer c.close()
 	served, err := c.prepare(ctx)
 	if err != nil {
 		i.cfg.Log.Debug("connection not opened", "name", o.Query.Name, "error", err)
-		return
+		return forward.Outcome{Rule: ruleProtocol}
 	}
 	if i.incoming.put(served) {
 		<-c.guest.done
 	}
+	if t, ok := served.(*tls.Conn); ok && !t.ConnectionState().HandshakeComplete {
+		return forward.Outcome{Note: noteHandshake}
+	}
+	return forward.Outcome{}
 }
 
 // queue is a listener whose connections come from Open.

@@ -20,7 +20,12 @@ const (
 	ruleByAddress = "a secret's host, reached by address"
 	ruleUntrusted = "upstream's certificate can't be verified"
 	ruleUpstream  = "upstream did not answer"
+	ruleTooMany   = "too many opened connections"
+	ruleProtocol  = "nothing but HTTP where connections are opened"
 )
+
+// noteHandshake is for a program that looks for roots elsewhere, above all.
+const noteHandshake = "the guest broke off the TLS handshake: does the program trust the sandbox's certificates?"
 
 // refusal is an answer that the gateway gives in upstream's place.
 type refusal struct {
