@@ -56,6 +56,7 @@ var figures = []struct {
 	{"transfer", transferFigure},
 	{"connections", connectionsFigure},
 	{"policy", policyFigure},
+	{"search", searchFigure},
 	{"opened", openedFigure},
 }
 
