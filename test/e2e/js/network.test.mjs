@@ -344,9 +344,8 @@ test("what is refused at create, and how", LIMIT, async () => {
   await refused({ allowNet: [], ...secret() }, "SECRET_HOST_EXCLUDED", "secrets.KEY.hosts[0]");
   await refused({ allowNet: ["*.example.com"], ...secret() }, "SECRET_HOST_EXCLUDED", "secrets.KEY.hosts[0]");
   await refused({ allowNet: [`${API}:80`], ...secret({ hosts: [`${API}:443`] }) }, "SECRET_HOST_EXCLUDED", "secrets.KEY.hosts[0]");
-  const large = { secrets: Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`KEY${i}`, { hosts: [API], value: value + "x".repeat(16_000) }])) };
-  await assert.rejects(within(10_000, Sandbox.create(large)), (err) => {
-    assert.ok(!String(err.message).includes(value));
-    return true;
-  });
+  for (const count of [4, 20]) {
+    const secrets = Object.fromEntries(Array.from({ length: count }, (_, i) => [`KEY${i}`, { hosts: [API], value: value + "x".repeat(16_000) }]));
+    await refused({ secrets }, "INVALID_SANDBOX_CONFIG", "secrets");
+  }
 });
