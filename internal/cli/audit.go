@@ -152,10 +152,17 @@ func what(r api.AuditRecord) string {
 
 // amounts says how much was sent and received, if anything was.
 func amounts(r api.AuditRecord) []string {
-	if r.Sent == 0 && r.Received == 0 {
+	var out []string
+	if r.Sent > 0 {
+		out = append(out, "sent "+size(float64(r.Sent)))
+	}
+	if r.Received > 0 {
+		out = append(out, "received "+size(float64(r.Received)))
+	}
+	if len(out) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("sent %s, received %s", size(float64(r.Sent)), size(float64(r.Received)))}
+	return []string{strings.Join(out, ", ")}
 }
 
 // cell keeps text that a sandbox may have chosen in its place on the line.

@@ -26,6 +26,7 @@ of the server's host are refused whatever a list says.
 With --json it prints an object with the fields allow_net (null for no list),
 ceiling, strict and secrets.`,
 	}
+	needsVerb(cmd)
 	cmd.AddCommand(newPolicyGet(g, io), newPolicySet(g, io))
 	return cmd
 }
@@ -163,6 +164,8 @@ func printPolicy(p *api.NetworkPolicy, asJSON bool, io IO) error {
 	}
 	w := tabwriter.NewWriter(io.Out, 0, 8, 2, ' ', 0)
 	switch {
+	case p.AllowNet == nil && len(p.Ceiling) > 0:
+		fmt.Fprintln(w, "allow\t(everything within the ceiling)")
 	case p.AllowNet == nil:
 		fmt.Fprintln(w, "allow\t(everything that is not always refused)")
 	case len(*p.AllowNet) == 0:
