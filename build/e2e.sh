@@ -16,15 +16,22 @@ failed=0
 
 # result NAME PASSED FAILED: what the runner said of itself.
 result() {
-	printf '%-12s %5d passed, %d failed\n' "$1" "${2:-0}" "${3:-1}" | tee "$RESULTS/$1"
+	printf '%-13s %5d passed, %d failed\n' "$1" "${2:-0}" "${3:-1}" | tee "$RESULTS/$1"
+}
+
+# js NAME FILES FLAGS: the tests of the JavaScript SDK, on a server with flags.
+js() {
+	(cd "$ATOLL_TEST_JS" && "$work/withserver" "${@:3}" "$node" --test --test-concurrency=2 --test-force-exit --test-reporter=spec $2) \
+		2>&1 | tee "$work/$1"
+	[ "${PIPESTATUS[0]}" = 0 ] || failed=1
+	said() { sed -n "s/^. $2 //p" "$work/$1" | tail -1; }
+	result "$1" "$(said "$1" pass)" "$(($(said "$1" fail) + $(said "$1" cancelled)))"
 }
 
 echo "== end-to-end tests: the JavaScript SDK"
-(cd "$ATOLL_TEST_JS" && "$work/withserver" "$node" --test --test-concurrency=2 --test-force-exit --test-reporter=spec ./*.test.mjs) \
-	2>&1 | tee "$work/js"
-[ "${PIPESTATUS[0]}" = 0 ] || failed=1
-said() { sed -n "s/^. $1 //p" "$work/js" | tail -1; }
-result e2e-js "$(said pass)" "$(($(said fail) + $(said cancelled)))"
+js e2e-js "./*.test.mjs"
+echo "== end-to-end tests: the JavaScript SDK, in sandboxes that were started ahead"
+js e2e-js-spares "./network.test.mjs ./sandbox.test.mjs" --spares=2
 
 echo "== end-to-end tests: the Python SDK"
 "$work/withserver" "$python" -B test/e2e/python/test_sdk.py 2>&1 | tee "$work/python"

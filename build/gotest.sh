@@ -24,5 +24,5 @@ fi
 count() { grep -cE "^ *--- $1" "$log"; }
 failed=$(count FAIL)
 [ "$code" = 0 ] || [ "$failed" != 0 ] || failed=1 # it did not even build
-printf '%-12s %5d passed, %d failed, %d skipped\n' "$name" "$(count PASS)" "$failed" "$(count SKIP)" | tee "$RESULTS/$name"
+printf '%-13s %5d passed, %d failed, %d skipped\n' "$name" "$(count PASS)" "$failed" "$(count SKIP)" | tee "$RESULTS/$name"
 exit "$code"

@@ -35,8 +35,14 @@ func newAudit(g *global, io IO) *cobra.Command {
 they have ended, requests where the gateway reads them, and refused names. It
 works while the sandbox runs and, for some time, after it has stopped.
 
+A line says when something began (in UTC), what was decided, about what, and
+in parentheses the rule that said so: the entry of the allow-list, or why it
+was refused. What happens often is shown once more with a count.
+
 With --follow it goes on until the sandbox has stopped. With --json it prints
 one object per line, with the fields that docs/protocol.md describes.`,
+		Example: `  atoll audit sbx_ord_0123456789abcdefghjk --follow
+  atoll audit sbx_ord_0123456789abcdefghjk --json | jq 'select(.decision == "refuse")'`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			o.id = a[0]
@@ -94,20 +100,14 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	return t, nil
 }
 
-const recordFormat = "%-20s  %-6s  %-9s  %-32s  %-4s  %9s  %9s  %s"
+const recordFormat = "%-20s  %-6s  %-8s  %-24s  %s"
 
-var recordHeader = fmt.Sprintf(recordFormat, "TIME", "", "PROTOCOL", "DESTINATION", "CODE", "SENT", "RECEIVED", "WHAT")
+var recordHeader = fmt.Sprintf(recordFormat, "TIME", "", "PROTOCOL", "DESTINATION", "WHAT")
 
 // showRecord is a record as a line of a table. Most of its text is the
 // sandbox's: it must neither steer the terminal nor look like another line.
 func showRecord(r api.AuditRecord) string {
-	status := ""
-	if r.Status != 0 {
-		status = strconv.Itoa(r.Status)
-	}
-	return strings.TrimRight(fmt.Sprintf(recordFormat,
-		r.Time.UTC().Format(time.RFC3339), cell(r.Decision), cmp.Or(cell(r.Protocol), "-"), destination(r),
-		status, amount(r.Sent), amount(r.Received), what(r)), " ")
+	return fmt.Sprintf(recordFormat, r.Time.UTC().Format(time.RFC3339), cell(r.Decision), cmp.Or(cell(r.Protocol), "-"), destination(r), what(r))
 }
 
 func destination(r api.AuditRecord) string {
@@ -124,13 +124,20 @@ func destination(r api.AuditRecord) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(r.Port)))
 }
 
-// what is the end of the line: the request, the rule, and what else there is.
+// what is the end of the line: the request, the rule, and what else there is,
+// what matters most first.
 func what(r api.AuditRecord) string {
 	var out []string
 	if r.Method != "" || r.Path != "" {
-		out = append(out, strings.TrimSpace(cell(r.Method)+" "+cell(r.Path)))
+		request := strings.TrimSpace(cell(r.Method) + " " + cell(r.Path))
+		if r.Status != 0 {
+			request += " " + strconv.Itoa(r.Status)
+		}
+		out = append(out, request)
 	}
-	out = append(out, "("+cell(r.Rule)+")")
+	if r.Kind != api.AuditRequest || r.Decision != api.AuditAllow { // an allowed request's rule is its connection's
+		out = append(out, "("+cell(r.Rule)+")")
+	}
 	if len(r.Secrets) > 0 {
 		out = append(out, "secrets: "+cell(strings.Join(r.Secrets, ", ")))
 	}
@@ -140,14 +147,22 @@ func what(r api.AuditRecord) string {
 	if r.Count > 1 && r.Kind != api.AuditLost {
 		out = append(out, fmt.Sprintf("%d times", r.Count))
 	}
-	return strings.Join(out, "  ")
+	return strings.Join(append(out, amounts(r)...), "  ")
 }
 
-func amount(n int64) string {
-	if n == 0 {
-		return ""
+// amounts says how much was sent and received, if anything was.
+func amounts(r api.AuditRecord) []string {
+	var out []string
+	if r.Sent > 0 {
+		out = append(out, "sent "+size(float64(r.Sent)))
 	}
-	return size(float64(n))
+	if r.Received > 0 {
+		out = append(out, "received "+size(float64(r.Received)))
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return []string{strings.Join(out, ", ")}
 }
 
 // cell keeps text that a sandbox may have chosen in its place on the line.

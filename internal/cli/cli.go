@@ -60,18 +60,11 @@ Start a server with "atoll serve", then try "atoll run -- echo hello".
 Commands find the server by --endpoint and --token, by ATOLL_ENDPOINT and
 ATOLL_TOKEN, by the DENO_* variables that the SDKs use, or else in the data
 directory of a server on this host.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return cmd.Help()
-		},
-		SuggestionsMinimumDistance: 2,
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	needsVerb(root)
 	root.SetOut(io.Out)
 	root.SetErr(io.Err)
 	root.SetIn(io.In)
@@ -88,9 +81,21 @@ directory of a server on this host.`,
 	return root
 }
 
-func unknownCommand(root *cobra.Command, name string) error {
-	text := fmt.Sprintf("unknown command %q", name)
-	if near := root.SuggestionsFor(name); len(near) > 0 {
+// needsVerb makes a command explain itself when it is called on its own.
+func needsVerb(cmd *cobra.Command) {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return cmd.Help()
+	}
+}
+
+func unknownCommand(parent *cobra.Command, name string) error {
+	text := fmt.Sprintf("unknown command %q", strings.TrimPrefix(parent.CommandPath()+" "+name, parent.Root().Name()+" "))
+	if near := parent.SuggestionsFor(name); len(near) > 0 {
 		text += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return usage(text)
@@ -108,7 +113,7 @@ func usage(text string) error { return &usageError{errors.New(text)} }
 func args(rule cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if err := rule(cmd, given); err != nil {
-			return &usageError{err}
+			return &usageError{fmt.Errorf("%w: write %s", err, cmd.UseLine())}
 		}
 		return nil
 	}

@@ -31,9 +31,9 @@ type sandboxOptions struct {
 func (o *sandboxOptions) addFlags(f *pflag.FlagSet, timeout, timeoutHelp string) {
 	f.StringVar(&o.timeout, "timeout", timeout, timeoutHelp)
 	f.StringVar(&o.memory, "memory", "", `memory, like "2GiB" or "1280MiB"; a bare number is MiB (default: the server's)`)
-	f.StringArrayVar(&o.labels, "label", nil, "label as key=value; repeatable")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "environment as KEY=value, or KEY to pass this one's on; repeatable")
-	f.StringArrayVar(&o.copy, "copy", nil, "copy a file or directory into the home directory first; repeatable")
+	f.StringArrayVar(&o.labels, "label", nil, "label as `key=value`; repeatable")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "environment as `KEY=value`, or KEY to pass this one's on; repeatable")
+	f.StringArrayVar(&o.copy, "copy", nil, "copy a file or directory, by its `path`, into the home directory first; repeatable")
 	f.StringVar(&o.region, "region", "", "region (default: the server's)")
 	f.StringVar(&o.isolation, "isolation", "", `"auto", "gvisor" or "microvm" (default: the server's)`)
 	o.network.addFlags(f)
@@ -47,7 +47,7 @@ func (o *sandboxOptions) build(getenv func(string) string) (client.CreateOptions
 	c.MemoryMiB, errMemory = parseMemory(o.memory)
 	c.Labels, errLabel = parsePairs("--label", o.labels, nil)
 	c.Env, errEnv = parsePairs("--env", o.env, getenv)
-	c.AllowNet, errAllow = o.network.list()
+	c.AllowNet, errAllow = allowNet(o.network.allow)
 	c.Secrets, errSecret = o.network.read(getenv)
 	if err := errors.Join(errTimeout, errMemory, errLabel, errEnv, errAllow, errSecret); err != nil {
 		return c, &usageError{err}

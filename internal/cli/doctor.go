@@ -39,7 +39,7 @@ with the fields ok and checks (name, status, detail, remedy).`,
 }
 
 func runDoctor(ctx context.Context, o *doctorOptions, io IO) error {
-	settings := o.server(io.Getenv)
+	settings, wrong := o.settings(io.Getenv)
 	if o.imageDir != "" {
 		settings.ImageDir = o.imageDir
 	}
@@ -48,9 +48,12 @@ func runDoctor(ctx context.Context, o *doctorOptions, io IO) error {
 		Data:    settings.Data(),
 		Image:   settings.ImageFiles(),
 		Listen:  settings.Listen,
+		Network: settings.Network,
 		UID:     os.Geteuid(),
 		BinDirs: binDirs(settings.BinDir),
-		Ping:    func(ctx context.Context) error { return ping(ctx, o.global, io) },
+
+		Settings: wrong,
+		Ping:     func(ctx context.Context) error { return ping(ctx, o.global, io) },
 	})
 	healthy := doctor.Healthy(checks)
 	if o.json {

@@ -33,9 +33,15 @@ func (g *global) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&g.json, "json", false, "print results, and errors, as JSON")
 }
 
-// server returns the settings of the server on this host, as serve would see
-// them. Settings that are wrong leave the defaults: serve itself complains.
+// server is settings for those who leave it to serve and doctor to complain.
 func (g *global) server(getenv func(string) string) config.Server {
+	s, _ := g.settings(getenv)
+	return s
+}
+
+// settings returns the settings of the server on this host, as serve would see
+// them without flags. Settings that are wrong leave the defaults.
+func (g *global) settings(getenv func(string) string) (config.Server, error) {
 	s, err := config.Load(config.Sources{Env: lookup(getenv)})
 	if err != nil {
 		s = config.Default()
@@ -46,7 +52,7 @@ func (g *global) server(getenv func(string) string) config.Server {
 	if g.dataDir != "" {
 		s.DataDir = g.dataDir
 	}
-	return s
+	return s, err
 }
 
 // client returns a client of the server that the options, the environment or

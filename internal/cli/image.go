@@ -18,6 +18,7 @@ func newImage(g *global, io IO) *cobra.Command {
 		Use:   "image",
 		Short: "Build and list the images that sandboxes start from",
 	}
+	needsVerb(cmd)
 	cmd.AddCommand(newImageBuild(g, io), newImageList(g, io))
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -19,25 +20,26 @@ type networkOptions struct {
 }
 
 func (o *networkOptions) addFlags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.allow, "allow-net", nil, `host that may be reached, and no others, like "*.example.com:443"; repeatable; "none" allows nothing`)
-	f.StringArrayVar(&o.secrets, "secret", nil, "secret for some hosts, as NAME@host[,host]; its value is this one's variable NAME, or --secret-file's; repeatable")
-	f.StringArrayVar(&o.secretFiles, "secret-file", nil, "file with the value of a --secret, as NAME=path; repeatable")
+	addAllowNet(f, &o.allow)
+	f.StringArrayVar(&o.secrets, "secret", nil, "secret for some hosts, as `NAME@host[,host]`; its value is this one's variable NAME, or --secret-file's; repeatable")
+	f.StringArrayVar(&o.secretFiles, "secret-file", nil, "file with the value of a --secret, as `NAME=path`; repeatable")
 }
 
-// list is the allow-list; nil is none.
-func (o *networkOptions) list() (*[]string, error) {
-	for _, entry := range o.allow {
-		if entry == "none" {
-			if len(o.allow) > 1 {
-				return nil, errors.New(`--allow-net: "none" stands alone`)
-			}
-			return &[]string{}, nil
-		}
-	}
-	if len(o.allow) == 0 {
+func addAllowNet(f *pflag.FlagSet, entries *[]string) {
+	f.StringArrayVar(entries, "allow-net", nil, "`host` that may be reached, and no others, like \"*.example.com:443\"; repeatable; \"none\" allows nothing")
+}
+
+// allowNet is the list that --allow-net asks for; nil is none.
+func allowNet(entries []string) (*[]string, error) {
+	switch {
+	case len(entries) == 0:
 		return nil, nil
+	case !slices.Contains(entries, "none"):
+		return &entries, nil
+	case len(entries) > 1:
+		return nil, errors.New(`--allow-net: "none" stands alone`)
 	}
-	return &o.allow, nil
+	return &[]string{}, nil
 }
 
 // read returns the secrets. Their values are never on the command line, where

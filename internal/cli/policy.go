@@ -26,6 +26,7 @@ of the server's host are refused whatever a list says.
 With --json it prints an object with the fields allow_net (null for no list),
 ceiling, strict and secrets.`,
 	}
+	needsVerb(cmd)
 	cmd.AddCommand(newPolicyGet(g, io), newPolicySet(g, io))
 	return cmd
 }
@@ -57,7 +58,6 @@ type policySetOptions struct {
 	allow []string
 	file  string
 	all   bool
-	none  bool
 }
 
 func newPolicySet(g *global, io IO) *cobra.Command {
@@ -68,21 +68,21 @@ func newPolicySet(g *global, io IO) *cobra.Command {
 		Long: `Set replaces the list of what a running sandbox may reach, and shows the
 result. It holds from then on: connections that are no longer allowed are cut.
 
-The list comes from --allow and from --file, which has one entry per line;
-empty lines and those that begin with # don't count. To allow everything that
-is not always refused say --allow-all, to allow nothing --allow-none.`,
-		Example: `  atoll policy set sbx_ord_0123456789abcdefghjk --allow example.com --allow '*.example.org:443'
-  atoll policy set sbx_ord_0123456789abcdefghjk --file hosts.txt`,
+The list comes from --allow-net, as in "atoll create", and from --file, which
+has one entry per line; empty lines and those that begin with # don't count.
+To allow nothing say --allow-net none, to have no list --allow-all.`,
+		Example: `  atoll policy set sbx_ord_0123456789abcdefghjk --allow-net example.com --allow-net '*.example.org:443'
+  atoll policy set sbx_ord_0123456789abcdefghjk --file hosts.txt
+  atoll policy set sbx_ord_0123456789abcdefghjk --allow-net none`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			o.id = a[0]
 			return runPolicySet(cmd.Context(), o, io)
 		},
 	}
-	cmd.Flags().StringArrayVar(&o.allow, "allow", nil, "what may be reached; repeatable")
+	addAllowNet(cmd.Flags(), &o.allow)
 	cmd.Flags().StringVar(&o.file, "file", "", `read entries from a file; "-" is stdin`)
 	cmd.Flags().BoolVar(&o.all, "allow-all", false, "no list: everything that is not always refused")
-	cmd.Flags().BoolVar(&o.none, "allow-none", false, "nothing")
 	return cmd
 }
 
@@ -104,32 +104,28 @@ func runPolicySet(ctx context.Context, o *policySetOptions, io IO) error {
 
 // list is what the flags ask for; nil is no list.
 func (o *policySetOptions) list(stdin stdio.Reader) (*[]string, error) {
-	kinds := 0
-	for _, given := range []bool{o.all, o.none, len(o.allow) > 0 || o.file != ""} {
-		if given {
-			kinds++
-		}
-	}
+	given := len(o.allow) > 0 || o.file != ""
 	switch {
-	case kinds != 1:
-		return nil, usage("say what is allowed: --allow or --file, or --allow-all, or --allow-none")
+	case given == o.all:
+		return nil, usage("say what is allowed: --allow-net or --file, or else --allow-all")
 	case o.all:
 		return nil, nil
-	case o.none:
-		return &[]string{}, nil
 	}
-	list := o.allow
+	entries := o.allow
 	if o.file != "" {
 		more, err := readList(o.file, stdin)
 		if err != nil {
 			return nil, fmt.Errorf("read list: %w", err)
 		}
-		list = append(list, more...)
+		if entries = append(entries, more...); len(entries) == 0 {
+			return nil, usage("the list is empty: to allow nothing say --allow-net none")
+		}
 	}
-	if len(list) == 0 {
-		return nil, usage("the list is empty: to allow nothing say --allow-none")
+	list, err := allowNet(entries)
+	if err != nil {
+		return nil, &usageError{err}
 	}
-	return &list, nil
+	return list, nil
 }
 
 const maxListFile = 1 << 20 // bytes
@@ -168,6 +164,8 @@ func printPolicy(p *api.NetworkPolicy, asJSON bool, io IO) error {
 	}
 	w := tabwriter.NewWriter(io.Out, 0, 8, 2, ' ', 0)
 	switch {
+	case p.AllowNet == nil && len(p.Ceiling) > 0:
+		fmt.Fprintln(w, "allow\t(everything within the ceiling)")
 	case p.AllowNet == nil:
 		fmt.Fprintln(w, "allow\t(everything that is not always refused)")
 	case len(*p.AllowNet) == 0:

@@ -25,6 +25,7 @@ func newToken(g *global, io IO) *cobra.Command {
 		Long: `Token works on the store of the server on this host, whether or not that runs.
 It needs the right to write its data directory.`,
 	}
+	needsVerb(cmd)
 	cmd.AddCommand(newTokenCreate(g, io), newTokenList(g, io), newTokenRevoke(g, io))
 	return cmd
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -23,10 +24,10 @@ func (s Setting) Default() string {
 	return s.bind(&d).String()
 }
 
-// Settings returns the table of settings, in the order of documentation. In
+// Settings returns the table of settings, in the order of docs/settings.md. In
 // text form, lists are separated by commas and maps are lists of name=value.
 func Settings() []Setting {
-	return append(append(serverSettings(), limitSettings()...), restSettings()...)
+	return slices.Concat(serverSettings(), limitSettings(), lifetimeSettings(), networkSettings(), logSettings())
 }
 
 func serverSettings() []Setting {
@@ -59,7 +60,7 @@ func limitSettings() []Setting {
 	}
 }
 
-func restSettings() []Setting {
+func lifetimeSettings() []Setting {
 	return []Setting{
 		{"max_extend", "how far one extension may move a sandbox's end, counted from now", func(s *Server) value { return duration(&s.MaxExtend) }},
 		{"max_lifetime", "longest lifetime that a sandbox may ask for when it is created; 0 is unlimited", func(s *Server) value { return duration(&s.MaxLifetime) }},
@@ -68,6 +69,11 @@ func restSettings() []Setting {
 		{"stop_sandboxes", "yes to stop all sandboxes with the server; no lets them go on until it is back", func(s *Server) value { return yesNo(&s.StopSandboxes) }},
 		{"client_dead_after", "a client that shows no sign of life for so long is disconnected", func(s *Server) value { return duration(&s.ClientDeadAfter) }},
 		{"stopped_retention", "how long stopped sandboxes stay in the database", func(s *Server) value { return duration(&s.StoppedRetention) }},
+	}
+}
+
+func networkSettings() []Setting {
+	return []Setting{
 		{"net_exceptions", "addresses or prefixes that sandboxes may reach although they are refused otherwise (private, loopback, …)", func(s *Server) value { return prefixes(&s.Network.Exceptions) }},
 		{"resolvers", "DNS servers to ask, as address or address:port; empty is the host's", func(s *Server) value { return addrPorts(&s.Network.Resolvers) }},
 		{"host_overrides", "JSON file of names with fixed addresses and of addresses that are reached elsewhere: {\"names\": …, \"dial\": …}", func(s *Server) value { return text(&s.Network.HostOverrides) }},
@@ -76,6 +82,11 @@ func restSettings() []Setting {
 		{"net_proxy", "URL of a proxy that all connections of sandboxes go through: http or https, socks5h (both are told names, which nobody resolves here) or socks5 (is told addresses); sandboxes have no UDP then; keep one with a password in the file or the environment, a flag is seen by everybody on the host", func(s *Server) value { return text((*string)(&s.Network.Proxy)) }},
 		{"net_audit_max", "size at which the network audit of a sandbox is rotated, MiB; one older file is kept; 0 keeps no audit", func(s *Server) value { return number(&s.Network.AuditMaxMiB) }},
 		{"extra_roots", "PEM file of certificates that are added to the trust store of every sandbox, and that the servers reached with its secrets may have, too; empty is those that were added to this host, \"none\" is none", func(s *Server) value { return text(&s.Network.ExtraRoots) }},
+	}
+}
+
+func logSettings() []Setting {
+	return []Setting{
 		{"log_level", "debug, info, warn or error", func(s *Server) value { return text(&s.Log.Level) }},
 		{"log_format", "text or json", func(s *Server) value { return text(&s.Log.Format) }},
 		{"audit_max", "size at which the audit log is rotated, MiB; one older file is kept", func(s *Server) value { return number(&s.AuditMaxMiB) }},

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -65,5 +67,27 @@ func TestAudit(t *testing.T) {
 	}
 	if got := log.sorted(); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// The record of a connection that did not end by itself says why.
+func TestAuditOfCutConnections(t *testing.T) {
+	var log records
+	s := start(t, machine.NICTap, 1500, func(cfg *Config) { cfg.Audit, cfg.Policy.Allow = &log, parse(t, "a.test", public4) })
+	s.world.Name("a.test", public4)
+	s.world.ServeTCP(public4+":80", gatewaytest.Echo)
+	v4, _ := s.gw.names.Assign("a.test")
+	named, literal := dial(t, s, v4.String()+":80"), dial(t, s, public4+":80")
+	defer named.Close()
+	defer literal.Close()
+	s.gw.SetPolicy(parse(t, public4), nil)
+	_, _ = io.Copy(io.Discard, named) // ends with its reset
+	_ = s.gw.Close()
+	notes := map[string]string{}
+	for _, r := range log.all {
+		notes[r.Name] = r.Note
+	}
+	if want := map[string]string{"a.test": "cut: no longer allowed", "": "broken off"}; !maps.Equal(notes, want) {
+		t.Errorf("got %q", notes)
 	}
 }

@@ -63,7 +63,7 @@ type server struct {
 const (
 	HeaderTimeout  = 10 * time.Second
 	IdleTimeout    = 2 * time.Minute
-	MaxHeaderBytes = 128 << 10 // the configuration header is up to half of it
+	MaxHeaderBytes = 1 << 20 // so that a configuration that is too large gets a sentence, not only a status
 
 	maxBody       = 64 << 10
 	bodyTimeout   = 10 * time.Second // for all of a body to arrive

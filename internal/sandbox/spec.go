@@ -59,7 +59,8 @@ type Spec struct {
 func DecodeConfig(header string) (api.SandboxConfig, error) {
 	var cfg api.SandboxConfig
 	if len(header) > MaxConfig {
-		return cfg, invalid("the configuration is larger than %d KiB", MaxConfig>>10)
+		return cfg, invalid("the configuration is larger than %d KiB, or %d KiB in base64: give it fewer or smaller secrets, variables or hosts",
+			MaxConfig*3/4>>10, MaxConfig>>10)
 	}
 	raw, err := decodeBase64(header)
 	defer clear(raw) // it may hold secrets

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/layout"
 )
 
@@ -41,8 +42,12 @@ type Host struct {
 	Data    layout.Data  // the server's data directory
 	Image   layout.Image // the image that sandboxes get
 	Listen  string       // the server's listen address
+	Network config.Network
 	UID     int
 	BinDirs []string // where atoll's own programs are looked for
+	// Settings is what is wrong with the server's settings, which are its
+	// defaults then.
+	Settings error
 	// Ping asks a running server for an answer.
 	Ping func(context.Context) error
 }
@@ -57,6 +62,7 @@ func Run(ctx context.Context, h Host) []Check {
 		run  func(context.Context) Check
 	}{
 		{"root", h.root},
+		{"settings", h.settings},
 		{"kernel", h.kernel},
 		{"tun", h.tun},
 		{"namespaces", h.namespaces},
@@ -67,6 +73,7 @@ func Run(ctx context.Context, h Host) []Check {
 		{"disk", h.disk},
 		{"memory", h.memory},
 		{"virtualisation", h.virtualisation},
+		{"network", h.network},
 		{"server", h.server},
 	}
 	out := make([]Check, 0, len(checks))

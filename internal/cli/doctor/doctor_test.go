@@ -3,10 +3,13 @@ package doctor
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/layout"
 )
 
@@ -100,8 +103,8 @@ func TestNames(t *testing.T) {
 		names = append(names, c.Name)
 	}
 	want := []string{
-		"root", "kernel", "tun", "namespaces", "cgroups", "binaries", "image",
-		"build-tools", "disk", "memory", "virtualisation", "server",
+		"root", "settings", "kernel", "tun", "namespaces", "cgroups", "binaries", "image",
+		"build-tools", "disk", "memory", "virtualisation", "network", "server",
 	}
 	if len(names) != len(want) {
 		t.Fatalf("got %v", names)
@@ -110,5 +113,46 @@ func TestNames(t *testing.T) {
 		if names[i] != want[i] {
 			t.Errorf("check %d is %s, want %s", i, names[i], want[i])
 		}
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	for name, c := range map[string]struct {
+		network      config.Network
+		status, says string
+	}{
+		"open":       {config.Network{}, OK, "public addresses"},
+		"ceiling":    {config.Network{Ceiling: []string{"a.example", "b.example"}, Strict: true}, OK, "net_ceiling lists (entries: 2), all their TLS is read"},
+		"proxy":      {config.Network{Proxy: config.Proxy("http://user:hunter2@" + proxy.Addr().String())}, OK, "through the proxy 127.0.0.1:"},
+		"proxy gone": {config.Network{Proxy: config.Proxy("socks5://user:hunter2@" + gone.Addr().String())}, Warn, "does not answer"},
+		"no proxy":   {config.Network{Proxy: "http://user:hunter2@%"}, Fail, "no URL"},
+	} {
+		check := Host{Network: c.network}.network(t.Context())
+		if check.Status != c.status || !strings.Contains(check.Detail, c.says) {
+			t.Errorf("%s: %+v", name, check)
+		}
+		if strings.Contains(check.Detail+check.Remedy, "hunter2") {
+			t.Errorf("%s: the password is in %+v", name, check)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	if check := (Host{}).settings(t.Context()); check.Status != OK {
+		t.Error(check)
+	}
+	wrong := Host{Settings: errors.Join(errors.New("cpus: must be at least 1"), errors.New("no such key"))}
+	if check := wrong.settings(t.Context()); check.Status != Fail || check.Detail != "cpus: must be at least 1; no such key" {
+		t.Error(check)
 	}
 }

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"time"
 
 	"github.com/atollhq/atoll/internal/gateway/audit"
@@ -27,8 +28,10 @@ func (r *record) fail(err error) {
 	switch rule, refused := err.(refusal); {
 	case refused:
 		r.Decision, r.Rule = audit.Refuse, string(rule)
+	case errors.Is(err, errNotAllowed):
+		r.Note = "cut: no longer allowed"
 	case err != nil:
-		r.Note = "cut"
+		r.Note = "broken off"
 	}
 }
 

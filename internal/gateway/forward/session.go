@@ -44,7 +44,7 @@ type side interface {
 // run copies in both directions until both have ended. The end of one
 // direction is passed on and leaves the other one open; an error, or the end
 // of ctx, cuts both sides with a reset. The result is a refusal when a rule
-// has cut them.
+// has cut them, and the cause when ctx has.
 func (s *session) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.cut)
 	defer stop()
@@ -63,6 +63,9 @@ func (s *session) run(ctx context.Context) error {
 	back.Wait()
 	_ = s.guest.Close()
 	_ = s.up.Close()
+	if _, refused := err.(refusal); !refused && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return err
 }
 

@@ -235,7 +235,7 @@ func TestPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(ctx, t, s, id, map[string]func(api.AuditRecord) bool{"the page": tried(80, api.AuditAllow)})
-	if out := cli(ctx, t, s, "policy", "set", id, "--allow-none", "--json"); !strings.Contains(out, `"allow_net": []`) || fetch() {
+	if out := cli(ctx, t, s, "policy", "set", id, "--allow-net", "none", "--json"); !strings.Contains(out, `"allow_net": []`) || fetch() {
 		t.Errorf("closed again: %s", out)
 	}
 	if _, err := p.Wait(ctx); err != nil { // its connection was cut

@@ -23,6 +23,7 @@ import (
 type Internet struct {
 	web, webTLS, wrongTLS *httptest.Server
 	api, apiTLS, otherTLS *httptest.Server
+	asked                 *httptest.Server // see desk; sandboxes can't reach it
 	echo, trap, mail, db  net.Listener
 	echoUDP               net.PacketConn
 	evil, raw, public     *sink
@@ -59,7 +60,7 @@ func NewInternet() (_ *Internet, err error) {
 }
 
 func (n *Internet) listenWeb(trusted, unknown *authority) error {
-	n.web, n.api = n.serve(n.handler(), nil), n.serve(n.apiHandler(), nil)
+	n.web, n.api, n.asked = n.serve(n.handler(), nil), n.serve(n.apiHandler(), nil), n.serve(n.desk(), nil)
 	for _, s := range []struct {
 		server  **httptest.Server
 		handler http.Handler
@@ -227,14 +228,14 @@ func port(a netip.Addr, p uint16) string { return netip.AddrPortFrom(a, p).Strin
 
 func addrOf(a net.Addr) netip.AddrPort { return netip.MustParseAddrPort(a.String()) }
 
-// Environ tells tests in other languages the names of this internet.
+// Environ tells tests in other languages of this internet.
 func (n *Internet) Environ() []string {
-	return []string{"ATOLL_TEST_WEB=" + WebHost}
+	return []string{"ATOLL_TEST_WEB=" + WebHost, "ATOLL_TEST_DESK=" + n.asked.URL}
 }
 
 // Close ends the listeners.
 func (n *Internet) Close() {
-	for _, s := range []*httptest.Server{n.web, n.webTLS, n.wrongTLS, n.api, n.apiTLS, n.otherTLS} {
+	for _, s := range []*httptest.Server{n.web, n.webTLS, n.wrongTLS, n.api, n.apiTLS, n.otherTLS, n.asked} {
 		if s != nil {
 			s.CloseClientConnections()
 			s.Close()

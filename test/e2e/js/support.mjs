@@ -13,6 +13,11 @@ export { assert, Deno, Sandbox };
 /** A host of the fake internet that every test server has. */
 export const WEB = process.env.ATOLL_TEST_WEB ?? "web.atoll.test";
 
+/** What reached the fake internet: see ../harness/desk.go. */
+export async function upstream(question) {
+  return await (await fetch(`${process.env.ATOLL_TEST_DESK}/${question}`)).json();
+}
+
 /** Time for one test, in milliseconds. */
 export const LIMIT = { timeout: 30_000 };
 

@@ -13,21 +13,31 @@ What version 0.16 of the SDK cannot do, and therefore is not tested here:
  - keys of returned objects are turned from aB into a_b;
  - messages over 1 MiB are refused: larger files are read in parts;
  - there are no Deno.errors: every failure is an Exception with its text;
- - utime of a path takes texts, utime of a file takes seconds.
+ - utime of a path takes texts, utime of a file takes seconds;
+ - a refused creation is an exception of websockets: its text has the status,
+   its response the code and the message.
 """
 
 import asyncio
+import base64
 import faulthandler
+import hashlib
+import hmac
+import json
 import os
+import secrets
 import tempfile
 import time
 import unittest
+import urllib.parse
+import urllib.request
 
 from deno_sandbox import AsyncDenoDeploy, DenoDeploy
 from deno_sandbox.errors import AuthenticationError, HTTPStatusError, RpcValidationError, UnknownRpcMethod
 
 LIMIT = 60  # seconds for one test
 WEB = os.environ.get("ATOLL_TEST_WEB", "web.atoll.test")
+API, EVIL, UNTRUSTED = "api.atoll.test", "evil.atoll.test", "untrusted.atoll.test"
 
 
 class Waited:
@@ -103,10 +113,11 @@ async def run(sb, script, **k):
     return status, out.decode(), err.decode()
 
 
-class Suite:
-    """The tests. Subclasses say which client they use."""
+class Base:
+    """What every test has: a client and a sandbox."""
 
     Client = None
+    options = {}  # of the sandbox
 
     def setUp(self):
         faulthandler.dump_traceback_later(LIMIT, exit=True)
@@ -114,15 +125,26 @@ class Suite:
 
     async def asyncSetUp(self):
         self.client = self.Client()
-        manager = self.client.create(env={"GIVEN_NAME": "ü=1"})
-        self.sb = await manager.__aenter__()
+        self.sb = await self.made(**self.options)
+
+    async def made(self, **options):
+        """A sandbox that is closed with the test."""
+        manager = self.client.create(**options)
+        sb = await manager.__aenter__()
         self.addAsyncCleanup(manager.__aexit__, None, None, None)
+        return sb
 
     async def fails(self, awaitable, *words):
         with self.assertRaises(Exception) as caught:
             await awaitable
         for word in words:
             self.assertIn(word, str(caught.exception))
+
+
+class Suite(Base):
+    """The tests. Subclasses say which client they use."""
+
+    options = {"env": {"GIVEN_NAME": "ü=1"}}
 
     # files
 
@@ -399,6 +421,182 @@ class Suite:
         self.assertEqual(caught.exception.errors[0]["path"], ["path"])
         with self.assertRaises(UnknownRpcMethod):
             await self.sb.fs.download("a", "b")
+
+
+def upstream(question):
+    """What reached the fake internet: see ../harness/desk.go."""
+    with urllib.request.urlopen(f"{os.environ['ATOLL_TEST_DESK']}/{question}", timeout=10) as res:
+        return json.load(res)
+
+
+def arrived(target):
+    return upstream("requests?target=" + urllib.parse.quote(target))
+
+
+def ask(method, path, body=None):
+    """A request to the server that the SDK has no call for: policy and audit."""
+    req = urllib.request.Request(
+        f"{os.environ['DENO_SANDBOX_ENDPOINT']}/api/v3/sandbox/{path}", method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": "Bearer " + os.environ["DENO_DEPLOY_TOKEN"]})
+    with urllib.request.urlopen(req, timeout=10) as res:
+        return res.read().decode()
+
+
+class Network(Base):
+    """allow_net and secrets. What counts is what arrived at the fake internet."""
+
+    VALUES = {name: f"sk_{name.lower()}_{secrets.token_hex(12)}" for name in ("KEY", "HEADER", "READER", "OWN", "HOOK")}
+    # The SDK's types know hosts and value; other fields pass as they are.
+    options = {
+        "allow_net": ["*.atoll.test", "93.184.215.14/32:80"],
+        "secrets": {
+            "KEY": {"hosts": [API, UNTRUSTED], "value": VALUES["KEY"]},
+            "HEADER": {"hosts": [API], "value": VALUES["HEADER"], "in": ["header"]},
+            "READER": {"hosts": [API], "value": VALUES["READER"], "methods": ["GET"], "paths": ["/v1/**"]},
+            "OWN": {"hosts": ["exclusive.atoll.test"], "value": VALUES["OWN"], "exclusive": True},
+            "HOOK": {"hosts": ["sign.atoll.test"], "value": VALUES["HOOK"], "sign": {"type": "hmac", "header": "X-Signature", "prefix": "sha256="}},
+        },
+    }
+
+    async def asyncSetUp(self):
+        await super().asyncSetUp()
+        self.mark = secrets.token_hex(6)
+        self.url = f"https://{API}/{self.mark}"
+
+    async def curl(self, args, sb=None):
+        status, out, err = await run(sb or self.sb, "curl -sS -m 10 -w ' %{http_code}' " + args)
+        return status["code"], out, err
+
+    async def hole(self, name):
+        return (await run(self.sb, f"printenv {name}"))[1].strip()
+
+    async def test_list(self):
+        sb = await self.made(allow_net=[API, f"{WEB}:80", "93.184.215.14/31:80"])
+        code, out, err = await self.curl(f"http://{WEB}/hello", sb)
+        self.assertEqual((code, out), (0, "hello from outside\n 200"), err)
+        self.assertEqual((await self.curl("http://93.184.215.14/hello", sb))[0], 0)
+        await sb.fetch(f"http://{API}/{self.mark}")
+        self.assertEqual([r["host"] for r in arrived(self.mark)], [API])
+        for url in (f"https://{WEB}/", f"http://{EVIL}/", f"https://{EVIL}/", "http://93.184.215.20/"):
+            self.assertNotEqual((await self.curl(url, sb))[0], 0, url)
+            await self.fails(sb.fetch(url), "TypeError")
+        script = f"""python3 -c 'import urllib.request as u; u.urlopen("http://{EVIL}/", timeout=5)'; timeout 10 git ls-remote https://{EVIL}/x
+            timeout 10 node -e 'fetch("http://{EVIL}/")'; timeout 10 deno eval 'await fetch("https://{EVIL}/")'; true"""
+        await run(sb, script)
+        self.assertEqual(upstream("reached?at=evil"), [])
+
+    async def test_empty_list(self):
+        sb = await self.made(allow_net=[])
+        for url in (f"http://{WEB}/hello", "http://93.184.215.14/hello"):
+            self.assertNotEqual((await self.curl(url, sb))[0], 0, url)
+            await self.fails(sb.fetch(url), "TypeError")
+
+    async def test_policy_and_audit(self):
+        sb = await self.made(allow_net=[WEB])
+        self.assertEqual(json.loads(ask("GET", sb.id + "/network")), {"allow_net": [WEB], "strict": False})
+        self.assertEqual((await self.curl(f"http://{API}/", sb))[0], 6)
+        self.assertEqual(json.loads(ask("PATCH", sb.id, {"allow_net": [API]}))["network"]["allow_net"], [API])
+        self.assertEqual((await self.curl(f"http://{API}/", sb))[1], "ok\n 200")
+        for _ in range(200):
+            records = [json.loads(line) for line in ask("GET", sb.id + "/audit").splitlines()]
+            seen = {(r["kind"], r["name"], r["decision"]) for r in records}
+            if seen >= {("name", API, "refuse"), ("connection", API, "allow")}:
+                return
+            await asyncio.sleep(0.02)
+        self.fail(f"the audit has {records}")
+
+    async def test_placeholders(self):
+        holes = [await self.hole(name) for name in self.VALUES]
+        for hole in holes:
+            self.assertRegex(hole, "^DENO_SECRET_PLACEHOLDER_[A-Za-z0-9]{16,}$")
+        other = await self.made(secrets={"KEY": {"hosts": [API], "value": self.VALUES["KEY"]}})
+        holes.append((await run(other, "printenv KEY"))[1].strip())
+        self.assertEqual(len(set(holes)), 6)
+        self.assertEqual(await self.sb.env.get("KEY"), holes[0])
+        self.assertEqual(await self.sb.deno.eval("Deno.env.get('KEY')"), holes[0])
+        _, out, _ = await run(self.sb, "sudo sh -c 'cat /proc/*/environ'")
+        for value in self.VALUES.values():
+            self.assertNotIn(value, out)
+
+    async def test_values_arrive(self):
+        hole, value = await self.hole("KEY"), self.VALUES["KEY"]
+        await self.sb.fetch(self.url + "/sdk", headers={"X-Key": hole})
+        await self.sb.deno.eval(f"await (await fetch('{self.url}/deno', {{headers: {{'X-Key': Deno.env.get('KEY')}}}})).text()")
+        await run(self.sb, f"""
+            curl -sS -m 10 -H "X-Key: $KEY" {self.url}/curl
+            python3 -c 'import os, urllib.request as u; u.urlopen(u.Request("{self.url}/python", headers={{"X-Key": os.environ["KEY"]}}), timeout=10).read()'
+            timeout 10 node -e 'fetch("{self.url}/node", {{headers: {{"X-Key": process.env.KEY}}}}).then((r) => r.text())'
+            timeout 10 git -c http.extraHeader="X-Key: $KEY" ls-remote {self.url}/git""")
+        seen = {r["target"].split("/")[2]: (r["header"].get("x-key"), r["proto"]) for r in arrived(self.mark)}
+        self.assertEqual({name: got[0] for name, got in seen.items()}, dict.fromkeys(("sdk", "deno", "curl", "python", "node", "git"), value))
+        self.assertEqual(seen["deno"][1], "HTTP/2.0")
+
+    async def test_places(self):
+        value = self.VALUES["KEY"]
+        await self.curl(f"""-u "me:$KEY" --json '{{"key": "'$KEY'"}}' "{self.url}?key=$KEY" """)
+        [request] = arrived(self.mark)
+        self.assertEqual(request["header"]["authorization"], "Basic " + base64.b64encode(f"me:{value}".encode()).decode())
+        self.assertEqual((request["target"], json.loads(request["body"])), (f"/{self.mark}?key={value}", {"key": value}))
+
+    async def test_redaction(self):
+        hole = await self.hole("KEY")
+        for way in ("json", "gzip", "sse", "slow"):
+            _, out, _ = await self.curl(f"""--compressed -H "X-Value: $KEY" "https://{API}/reflect?as={way}" """)
+            self.assertIn(hole, out, way)
+            self.assertNotIn(self.VALUES["KEY"], out)
+
+    async def test_other_fields(self):
+        await self.curl(f"""-H "X-A: $HEADER" "{self.url}in?a=$HEADER" """)
+        [request] = arrived(self.mark + "in")
+        self.assertEqual((request["header"]["x-a"], request["target"]), (self.VALUES["HEADER"], f"/{self.mark}in?a={await self.hole('HEADER')}"))
+        for method, path, sees in (("GET", "/v1/a", True), ("GET", "/v2/a", False), ("POST", "/v1/a", False)):
+            target = f"{path}?{secrets.token_hex(6)}"
+            await self.curl(f"""-X {method} -H "X-A: $READER" "https://{API}{target}" """)
+            self.assertEqual(arrived(target)[0]["header"]["x-a"], self.VALUES["READER"] if sees else await self.hole("READER"))
+        _, out, _ = await self.curl(f"-H 'Authorization: Bearer mine' https://exclusive.atoll.test/{self.mark}rival")
+        self.assertIn("SECRET_EXCLUSIVE", out)
+        self.assertEqual(arrived(self.mark + "rival"), [])
+        await self.curl(f"--json '{{}}' https://sign.atoll.test/{self.mark}sign")
+        mac = hmac.new(self.VALUES["HOOK"].encode(), b"{}", hashlib.sha256).hexdigest()
+        self.assertEqual(arrived(self.mark + "sign")[0]["header"]["x-signature"], "sha256=" + mac)
+
+    async def test_refused_requests(self):
+        for url, status, code in ((f"http://{API}/{self.mark}", 403, "SECRET_NEEDS_TLS"), (f"https://{UNTRUSTED}/{self.mark}", 502, "UPSTREAM_UNTRUSTED")):
+            res = await self.sb.fetch(url, headers={"X-Key": await self.hole("KEY")})
+            self.assertEqual((res.status_code, dict(res.headers)["x-atoll-refused"]), (status, code))
+        self.assertEqual(arrived(self.mark), [])
+
+    async def test_bad_options(self):
+        value = "hunter2-" + self.mark
+        secret = {"hosts": [API], "value": value}
+        for options, code, field in (
+            ({"allow_net": ["example.com", "two words"]}, "INVALID_ALLOW_NET", "allow_net[1]"),
+            ({"allow_net": ["https://example.com"]}, "INVALID_ALLOW_NET", "allow_net[0]"),
+            ({"allow_net": [f"h{i}.example" for i in range(1001)]}, "INVALID_ALLOW_NET", "allow_net"),
+            ({"secrets": {"K": {"value": value}}}, "INVALID_SECRETS", "secrets.K.hosts"),
+            ({"secrets": {"K": {**secret, "hosts": []}}}, "INVALID_SECRETS", "secrets.K.hosts"),
+            ({"secrets": {"K": {**secret, "value": value + "\r\nX: y"}}}, "INVALID_SECRETS", "secrets.K.value"),
+            ({"secrets": {"K": {**secret, "value": value + "x" * 16384}}}, "INVALID_SECRETS", "secrets.K.value"),
+            ({"secrets": {f"K{i}": secret for i in range(65)}}, "INVALID_SECRETS", "secrets"),
+            ({"secrets": {"K": {**secret, "in": ["nowhere"]}}}, "INVALID_SECRETS", "secrets.K.in"),
+            ({"allow_net": [], "secrets": {"K": secret}}, "SECRET_HOST_EXCLUDED", "secrets.K.hosts[0]"),
+            ({"env": {"K": "v"}, "secrets": {"K": secret}}, "INVALID_SECRETS", "env.K"),
+        ):
+            with self.assertRaisesRegex(Exception, "HTTP 400") as caught:
+                await self.client.create(**options).__aenter__()
+            answer = json.loads(caught.exception.response.body)
+            self.assertEqual(answer["code"], code, options)
+            self.assertIn(field, answer["message"])
+            self.assertNotIn(value, answer["message"])
+
+
+class SyncNetworkTest(Network, unittest.IsolatedAsyncioTestCase):
+    Client = SyncClient
+
+
+class AsyncNetworkTest(Network, unittest.IsolatedAsyncioTestCase):
+    Client = AsyncClient
 
 
 class SyncTest(Suite, unittest.IsolatedAsyncioTestCase):

@@ -2,7 +2,8 @@
 
 // Command withserver runs another command beside a test server, and points it
 // there by its environment: how the tests in other languages get their
-// server. It exits as the command does.
+// server. Arguments before the command that begin with two dashes, as in
+// --spares=2, are the server's. It exits as the command does.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,14 +34,19 @@ func main() {
 }
 
 func run() (code int, err error) {
-	if len(os.Args) < 2 {
-		return 2, errors.New("usage: withserver command [arguments]")
+	args := os.Args[1:]
+	var flags []string
+	for len(args) > 0 && strings.HasPrefix(args[0], "--") {
+		flags, args = append(flags, args[0]), args[1:]
+	}
+	if len(args) == 0 {
+		return 2, errors.New("usage: withserver [--flag=value…] command [arguments]")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	server, err := harness.Start(ctx)
+	server, err := harness.Start(ctx, flags...)
 	if err != nil {
 		return 1, err
 	}
@@ -48,7 +55,7 @@ func run() (code int, err error) {
 			code, err = max(code, 1), errors.Join(err, cerr)
 		}
 	}()
-	cmd := exec.CommandContext(ctx, os.Args[1], os.Args[2:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), server.Environ()...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
