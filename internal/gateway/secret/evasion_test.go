@@ -49,3 +49,38 @@ func (r *atEnd) Read(p []byte) (int, error) {
 }
 
 func (*atEnd) Close() error { return nil }
+
+// TestHeadsOfMessages: what claims to be gRPC may have a value where the head
+// of a message should be, or half of one there.
+func TestHeadsOfMessages(t *testing.T) {
+	const token = "rk-token-0123456789"
+	for _, c := range []struct{ kind, body string }{
+		{"application/grpc", token},
+		{"application/grpc", message(0, "a"+token[:9]) + token[9:]},
+		{"application/grpc", "\x00\x00\x00\x00\x0f" + token}, // its end is less than a head
+		{"application/grpc-web", "\x00\x00\x00\x00\x0f" + token},
+	} {
+		set := newSet(t, func(s *Spec) { s.Value = token })
+		resp := newResponse(c.kind, c.body, false)
+		if err := respond(t, set, "POST", resp); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if strings.Contains(string(got), token) {
+			t.Errorf("%s: %q (%v)", c.kind, got, err)
+		}
+	}
+}
+
+// TestTrailersOfGRPCWeb are its last message, with a flag of their own.
+func TestTrailersOfGRPCWeb(t *testing.T) {
+	set := newSet(t, nil)
+	sent := message(0, "abc") + message(0x80, "grpc-status: 0\r\n")
+	resp := newResponse("application/grpc-web+proto", sent, false)
+	if err := respond(t, set, "POST", resp); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, resp.Body); got != sent {
+		t.Errorf("%q", got)
+	}
+}
