@@ -50,6 +50,27 @@ func (r *atEnd) Read(p []byte) (int, error) {
 
 func (*atEnd) Close() error { return nil }
 
+// TestNamesOfHeaders: a value that is a token can be the name of a header.
+func TestNamesOfHeaders(t *testing.T) {
+	set := newSet(t, func(s *Spec) { s.Value = "sk-Token-0123456789" })
+	resp := newResponse("text/plain", "x", false)
+	for _, name := range []string{"X-sk-Token-0123456789", "x-736b2d546f6b656e2d30313233343536373839", "X-Harmless"} {
+		resp.Header.Set(name, "1")
+	}
+	resp.Trailer = http.Header{"Sk-Token-0123456789": nil}
+	resp.Body = &atEnd{resp.Body, func() { resp.Trailer.Set("SK-TOKEN-0123456789", "1") }}
+	if err := respond(t, set, "GET", resp); err != nil {
+		t.Fatal(err)
+	}
+	if len(resp.Trailer) > 0 {
+		t.Errorf("announced %v", resp.Trailer)
+	}
+	readAll(t, resp.Body)
+	if len(resp.Header) != 2 || resp.Header.Get("X-Harmless") != "1" || len(resp.Trailer) > 0 {
+		t.Errorf("%v %v", resp.Header, resp.Trailer)
+	}
+}
+
 // TestHeadsOfMessages: what claims to be gRPC may have a value where the head
 // of a message should be, or half of one there.
 func TestHeadsOfMessages(t *testing.T) {

@@ -38,14 +38,17 @@ func (x *Exchange) pass(resp *http.Response, rw Rewriter) {
 	}}
 }
 
-// Inform puts placeholders into the header of an informational response, such
-// as 103, in place.
+// Inform puts placeholders into a header, in place. What has a value for its
+// name goes.
 func (x *Exchange) Inform(h http.Header) {
 	if x.redactor == nil {
 		return
 	}
 	redact := x.redactor.redact(false)
-	for _, values := range h {
+	for name, values := range h {
+		if x.redactor.isInName(name) {
+			delete(h, name)
+		}
 		for i, v := range values {
 			values[i], _, _ = replaceAll(redact, v) // has no error
 		}
