@@ -105,3 +105,25 @@ func TestTrailersOfGRPCWeb(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestUnderscores: servers with CGI's variables know no difference between
+// the two.
+func TestUnderscores(t *testing.T) {
+	set := newSet(t, func(s *Spec) { s.Exclusive = true })
+	for _, name := range []string{"X_Api_Key", "x-api_key"} {
+		r := newRequest(t, "GET", "https://api.example.com/", "")
+		r.Header[http.CanonicalHeaderKey(name)] = []string{"mine"}
+		_, err := set.Begin(api, r)
+		wantRefusal(t, err, CodeExclusive)
+	}
+	set = newSet(t, func(s *Spec) { s.Methods, s.Paths = []string{"GET"}, []string{"/**"} })
+	for name, with := range map[string]string{"X_Http_Method_Override": "DELETE", "X_original-Url": "/admin"} {
+		r := newRequest(t, "GET", "https://api.example.com/", "")
+		r.Header[http.CanonicalHeaderKey(name)] = []string{with}
+		r.Header.Set("Authorization", set.Env()["KEY"])
+		begin(t, set, api, r)
+		if r.Header.Get("Authorization") != set.Env()["KEY"] {
+			t.Errorf("sent with %s", name)
+		}
+	}
+}

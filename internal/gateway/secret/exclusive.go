@@ -29,7 +29,7 @@ var (
 // placeholder; empty when there is nothing.
 func (s *Set) foreignCredentials(r *http.Request) string {
 	for _, name := range credentialHeaders {
-		for _, value := range r.Header.Values(name) {
+		for _, value := range valuesOf(r.Header, name) {
 			if !s.isOurs(name, value) {
 				return "the header " + name
 			}
