@@ -157,7 +157,7 @@ func (x *Exchange) passBody(r *http.Request, rw Rewriter) {
 	if rw == nil && r.Trailer == nil {
 		return
 	}
-	r.Body = &body{src: r.Body, rw: rw, done: func() error { return x.rewriteHeader(r.Trailer) }}
+	r.Body = &body{src: r.Body, rw: rw, done: func() error { return x.rewriteTrailer(r.Trailer) }}
 	r.GetBody = nil
 }
 
@@ -191,7 +191,7 @@ func (x *Exchange) wholeBody(r *http.Request, m media, codings []string, release
 	r.ContentLength = int64(len(raw))
 	r.Body = hold(raw, release)
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
-	return x.rewriteHeader(r.Trailer)
+	return x.rewriteTrailer(r.Trailer)
 }
 
 // fillWhole reads and rewrites a body.

@@ -127,3 +127,21 @@ func TestUnderscores(t *testing.T) {
 		}
 	}
 }
+
+// TestTrailersDontAuthenticate: some servers add a trailer to the header.
+func TestTrailersDontAuthenticate(t *testing.T) {
+	for _, size := range []int64{-1, 4} {
+		set := newSet(t, func(s *Spec) { s.Exclusive = true })
+		r := newRequest(t, "POST", "https://api.example.com/", "")
+		r.ContentLength = size
+		r.Trailer = http.Header{"X-Sum": nil, "X_api_key": nil}
+		r.Body = &atEnd{strings.NewReader("body"), func() {
+			r.Trailer = http.Header{"X-Sum": {"1"}, "X_api_key": {"mine"}, "Authorization": {"mine"}}
+		}}
+		begin(t, set, api, r)
+		readAll(t, r.Body)
+		if len(r.Trailer) != 1 || r.Trailer.Get("X-Sum") != "1" {
+			t.Errorf("%v", r.Trailer)
+		}
+	}
+}
