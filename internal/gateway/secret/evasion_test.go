@@ -145,3 +145,16 @@ func TestTrailersDontAuthenticate(t *testing.T) {
 		}
 	}
 }
+
+// TestOtherRanges: some servers have other names for Range.
+func TestOtherRanges(t *testing.T) {
+	set := newSet(t, nil)
+	r := newRequest(t, "GET", "https://api.example.com/", "")
+	for _, name := range []string{"Request-Range", "X-Ms-Range"} {
+		r.Header.Set(name, "bytes=0-3")
+	}
+	begin(t, set, api, r)
+	if r.Header.Get("Request-Range")+r.Header.Get("X-Ms-Range") != "" {
+		t.Errorf("%v", r.Header)
+	}
+}

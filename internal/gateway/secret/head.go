@@ -14,6 +14,8 @@ import (
 func tidy(h http.Header) {
 	// With ranges, a reflected value could be read byte by byte.
 	h.Del("Range")
+	h.Del("Request-Range") // what Apache still takes for it
+	h.Del("X-Ms-Range")    // Azure's
 	h.Del("If-Range")
 	h.Del("A-Im") // asks for differences instead of the whole
 	// Digests of a response would confirm guesses of a value in it.
