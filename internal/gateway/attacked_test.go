@@ -1,0 +1,102 @@
+package gateway
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// answer makes api.test read one request's head over TLS and answer with raw
+// bytes.
+func (o opened) answer(t *testing.T, raw string) {
+	t.Helper()
+	leaf, err := o.real.Leaf("api.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: []string{"http/1.1"}}
+	o.world.ServeTCP(public4+":443", func(c net.Conn) {
+		conn := tls.Server(c, config)
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.WriteString(conn, raw)
+		}
+		_ = conn.Close()
+	})
+}
+
+// sayTLS is say, inside of TLS.
+func (o opened) sayTLS(t *testing.T, text string) string {
+	t.Helper()
+	c, err := o.dialName(timeout(t), "tcp", "api.test:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := tls.Client(c, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true})
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, text)
+	out, _ := io.ReadAll(conn)
+	return string(out)
+}
+
+// TestNoValueInWhatEndsAResponse plays a host that writes the value where only
+// the protocol's own words belong.
+func TestNoValueInWhatEndsAResponse(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"
+	const socket = "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	for name, c := range map[string]struct{ ask, answer string }{
+		"reason":              {get, "HTTP/1.1 200 " + secretValue + "\r\nContent-Length: 0\r\n\r\n"},
+		"reason of 101":       {socket, "HTTP/1.1 101 " + secretValue + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		"name in 101":         {socket, "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + secretValue + ": 1\r\n\r\n"},
+		"reason of 103":       {get, "HTTP/1.1 103 " + secretValue + "\r\nLink: " + secretValue + "\r\n\r\nHTTP/1.1 204 x\r\n\r\n"},
+		"chunk's extension":   {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + secretValue + "\r\nx\r\n0;" + secretValue + "\r\n\r\n"},
+		"trailer's name":      {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: " + secretValue + "\r\n\r\n0\r\n" + secretValue + ": 1\r\n\r\n"},
+		"trailer unannounced": {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Late: " + secretValue + "\r\n\r\n"},
+		"no HTTP":             {get, secretValue + "\r\n\r\n"},
+		"status":              {get, "HTTP/1.1 " + secretValue + "\r\n\r\n"},
+		"header's line":       {get, "HTTP/1.1 200 OK\r\n" + secretValue + "\r\n\r\n"},
+		"length":              {get, "HTTP/1.1 200 OK\r\nContent-Length: " + secretValue + "\r\n\r\n"},
+		"coding":              {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + secretValue + "\r\n\r\n"},
+		"content coding":      {get, "HTTP/1.1 200 OK\r\nContent-Encoding: " + secretValue + "\r\nContent-Length: 1\r\n\r\nx"},
+		"another protocol":    {get, "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: " + secretValue + "\r\n\r\n" + secretValue},
+		"behind the end":      {get, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" + secretValue},
+		"behind no body":      {"HEAD" + get[3:], "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n" + secretValue},
+		"frame of a socket":   {socket, "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + secretValue},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t, nil)
+			o.answer(t, c.answer)
+			out := strings.ToLower(o.sayTLS(t, c.ask))
+			if strings.Contains(out, secretValue) {
+				t.Errorf("%q", out)
+			}
+			if out == "" {
+				t.Error("no answer")
+			}
+		})
+	}
+}
+
+// TestNothingOfACertificateIsShown plays a host whose certificate says the
+// value, or that is reached over an address of the host's own network.
+func TestNothingOfACertificateIsShown(t *testing.T) {
+	for name, serve := range map[string]func(t *testing.T, o opened){
+		"certificate": func(t *testing.T, o opened) { o.serve(t, secretValue, func(http.ResponseWriter, *http.Request) {}) },
+		"addresses":   func(_ *testing.T, o opened) { o.world.ServeTCP(public4+":443", func(c net.Conn) { _ = c.Close() }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t, nil)
+			serve(t, o)
+			status, body, _ := get(t, o.client(t, false), "https://api.test/")
+			no := refusalOf(t, body)
+			if status != http.StatusBadGateway || strings.Contains(body, secretValue) || strings.ContainsAny(no.Message, "[>") || strings.Contains(no.Message, public4) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
