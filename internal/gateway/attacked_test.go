@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/secret"
 )
 
 // answer makes api.test read one request's head over TLS and answer with raw
@@ -98,5 +100,66 @@ func TestNothingOfACertificateIsShown(t *testing.T) {
 				t.Errorf("%d %s", status, body)
 			}
 		})
+	}
+}
+
+// TestSecretsOfAddresses: the host of a secret is an address. The guest names
+// others that are served there, too.
+func TestSecretsOfAddresses(t *testing.T) {
+	for name, c := range map[string]struct {
+		certificate, hello, host string
+		want                     int
+	}{
+		"itself":             {public4, "", public4, 200},
+		"certificate's name": {"other.test", "other.test", public4, 502},
+		"another host":       {public4, "", "other.test", 403},
+		"another address":    {public4, "", "203.0.113.77", 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t, nil)
+			set, err := secret.New(map[string]secret.Spec{"KEY": {Hosts: []string{public4}, Value: secretValue}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.gw.SetSecrets(set)
+			o.serve(t, c.certificate, func(http.ResponseWriter, *http.Request) {})
+			client := o.client(t, false)
+			tlsConfig := client.Transport.(*http.Transport).TLSClientConfig
+			tlsConfig.ServerName, tlsConfig.InsecureSkipVerify = c.hello, true
+			req, _ := http.NewRequest("GET", "https://"+public4+"/", nil)
+			req.Host = c.host
+			req.Header.Set("Authorization", set.Env()["KEY"])
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != c.want {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+			if c.want != 200 {
+				o.nothingSeen(t)
+			} else if got := (<-o.seen).Header.Get("Authorization"); got != secretValue {
+				t.Errorf("upstream saw %q", got)
+			}
+		})
+	}
+}
+
+// TestPortsOfHosts: what isn't a port may be another host for somebody.
+func TestPortsOfHosts(t *testing.T) {
+	o := open(t, nil)
+	o.serve(t, "api.test", func(http.ResponseWriter, *http.Request) {})
+	for _, host := range []string{"api.test:,other.test", "api.test:other.test", "api.test:", "api.test:99999", "api.test:+443"} {
+		out := o.sayTLS(t, "GET / HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+		if host == "api.test:" { // RFC 3986 has it
+			if !strings.HasPrefix(out, "HTTP/1.1 200") {
+				t.Errorf("%s: %q", host, out)
+			}
+			<-o.seen
+		} else if !strings.Contains(out, "HOST_MISMATCH") && !strings.HasPrefix(out, "HTTP/1.1 400") {
+			t.Errorf("%s: %q", host, out)
+		}
+		o.nothingSeen(t)
 	}
 }

@@ -46,7 +46,7 @@ type connection struct {
 
 func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *connection {
 	c := &connection{
-		of: i, query: o.Query, addr: o.Addr, host: hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
+		of: i, query: o.Query, addr: o.Addr, host: i.hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
 		guest: &guestConn{Conn: o.Guest, closed: make(chan struct{})}, redial: o.Redial,
 		first: o.Up, ups: []net.Conn{o.Up},
 	}
@@ -57,12 +57,13 @@ func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *conne
 	return c
 }
 
-// hostOf is what upstream's certificate must be for.
-func hostOf(o forward.Opened) string {
+// hostOf is what upstream's certificate must be for. Where an address is a
+// secret's host, what the guest calls it doesn't count.
+func (i *Interceptor) hostOf(o forward.Opened) string {
 	switch {
 	case o.Query.Name != "":
 		return o.Query.Name
-	case o.Hello != nil && o.Hello.Name != "":
+	case o.Hello != nil && o.Hello.Name != "" && !i.holdsAddr(o.Query):
 		return o.Hello.Name
 	}
 	return o.Query.Addr.Unmap().String()
