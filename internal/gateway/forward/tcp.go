@@ -106,12 +106,21 @@ func (f *Forwarder) giveBack() {
 func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.Conn, up net.Conn, from *pool) *session {
 	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: newUpEnd(up, from)}
 	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) {
-		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: up, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
-			conn, _, err := f.dialEach(ctx, q)
-			return conn, err
-		}})
+		f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: up, Kind: kind, Hello: hello, Redial: f.redial(ctx, q)})
 	}
 	return s
+}
+
+// redial connects once more for as long as the connection that it is for is
+// allowed, which is until its context ends.
+func (f *Forwarder) redial(allowed context.Context, q policy.Query) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if allowed.Err() != nil {
+			return nil, allowed.Err()
+		}
+		conn, _, err := f.dialEach(ctx, q)
+		return conn, err
+	}
 }
 
 // end is one side of a relay.
