@@ -36,7 +36,7 @@ type connection struct {
 	upstream *upstream // nil when refused is set
 	refused  error     // why no request can be passed on; nil when they can
 
-	requests sync.WaitGroup // being served
+	requests sync.WaitGroup // being served; Add only with mu held and ended false
 
 	mu    sync.Mutex // guards the following
 	first net.Conn   // to upstream, until the transport takes it
@@ -81,6 +81,16 @@ func (c *connection) authority() string {
 		host = c.query.Addr.Unmap().String()
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(c.query.Port)))
+}
+
+// begin counts a request in. After close it returns false.
+func (c *connection) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.requests.Add(1)
+	}
+	return !c.ended
 }
 
 // close ends the connection and waits for its requests.

@@ -18,7 +18,9 @@ import (
 // serve answers one request of the guest.
 func serve(w http.ResponseWriter, r *http.Request) {
 	c := connectionOf(r)
-	c.requests.Add(1)
+	if !c.begin() {
+		panic(http.ErrAbortHandler) // its connection has ended
+	}
 	defer c.requests.Done()
 	e := newExchange(c, r)
 	defer e.report()
