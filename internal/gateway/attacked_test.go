@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"testing"
 	"time"
@@ -161,5 +163,55 @@ func TestPortsOfHosts(t *testing.T) {
 			t.Errorf("%s: %q", host, out)
 		}
 		o.nothingSeen(t)
+	}
+}
+
+// TestNoValueOverHTTP2 is the same for what HTTP/2 has more of: informational
+// responses and trailers behind everything.
+func TestNoValueOverHTTP2(t *testing.T) {
+	for _, status := range []int{200, 204, 304, 404} {
+		o := open(t, nil)
+		o.serve(t, "api.test", func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h.Set("Link", secretValue)
+			w.WriteHeader(http.StatusEarlyHints)
+			h.Set("X-"+secretValue, "1")
+			h.Set("Trailer", "X-Late, T-"+secretValue)
+			if status == 200 {
+				h.Set("Content-Length", "0")
+			}
+			w.WriteHeader(status)
+			w.(http.Flusher).Flush()
+			h.Set("X-Late", secretValue)
+			h.Set("T-"+secretValue, "1")
+			h.Set(http.TrailerPrefix+"X-Later", secretValue)
+		})
+		informed := false
+		trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			informed = true
+			noValueIn(t, status, http.Header(h))
+			return nil
+		}}
+		req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(timeout(t), trace), "GET", "https://api.test/", nil)
+		resp, err := o.client(t, true).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		noValueIn(t, status, resp.Header)
+		noValueIn(t, status, resp.Trailer)
+		if !informed || !strings.HasPrefix(resp.Trailer.Get("X-Late"), secret.Placeholder) || !strings.HasPrefix(resp.Trailer.Get("X-Later"), secret.Placeholder) {
+			t.Errorf("%d: informed %v, trailer %v", status, informed, resp.Trailer)
+		}
+	}
+}
+
+func noValueIn(t *testing.T, status int, h http.Header) {
+	t.Helper()
+	for name, values := range h {
+		if strings.Contains(strings.ToLower(name), secretValue) || strings.Contains(strings.Join(values, " "), secretValue) {
+			t.Errorf("%d: %s: %q", status, name, values)
+		}
 	}
 }
