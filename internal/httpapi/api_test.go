@@ -89,7 +89,7 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 	if change != nil {
 		change(w)
 	}
-	log := slog.New(slog.NewTextHandler(w.logs, nil))
+	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	metrics := obs.NewMetrics()
 	manager := sandbox.NewManager(sandbox.Options{
 		Store: w.store, Launcher: w.launcher, Observer: observer{metrics}, Log: log,
@@ -120,8 +120,8 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 		}
 		server.Close()
 		http.DefaultClient.CloseIdleConnections()
-		if strings.Contains(w.logs.String(), "panic") {
-			t.Error(w.logs.String())
+		if logs := w.logs.String(); strings.Contains(logs, "panic") || strings.Contains(logs, "misplaced") {
+			t.Error(logs)
 		}
 	})
 	return w
@@ -422,6 +422,7 @@ func TestBadConfigurations(t *testing.T) {
 	w.wantDialError(path, w.token, `{"memory_mb":1}`, 400, "MEMORY_OUT_OF_RANGE")
 	w.wantDialError(path, w.token, `{`, 400, "INVALID_SANDBOX_CONFIG")
 	w.wantDialError(path, w.token, `{"ssh":true}`, 501, "NOT_SUPPORTED_YET")
+	w.wantDialError(path, w.token, `{"secrets":{"KEY":{"hosts":["sk/misplaced"],"value":"api.test"}}}`, 400, "INVALID_SECRETS")
 	w.wantDialError(path, w.token, `{"x":"`+strings.Repeat("x", 60<<10)+`"}`, 400, "INVALID_SANDBOX_CONFIG")
 	h := http.Header{"Authorization": {"Bearer " + w.token}, api.HeaderConfig: {"%%%"}}
 	_, resp, err := websocket.Dial(t.Context(), w.url+path, &websocket.DialOptions{HTTPHeader: h})
