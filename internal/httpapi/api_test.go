@@ -56,6 +56,24 @@ func (a *auditLog) find(action string) (out []obs.Event) {
 	return out
 }
 
+// logBuffer is written to also by connections that outlive the server.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 type observer struct{ *obs.Metrics }
 
 func (o observer) SandboxStopped(_, _, reason string) { o.Metrics.SandboxStopped(reason) }
@@ -72,14 +90,14 @@ type world struct {
 	audit    *auditLog
 	data     layout.Data
 	limits   sandbox.Limits
-	logs     *bytes.Buffer // read it after the server has stopped
+	logs     *logBuffer
 }
 
 func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
 
 func newWorldWith(t *testing.T, change func(*world)) *world {
 	w := &world{
-		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &bytes.Buffer{},
+		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &logBuffer{},
 		data: layout.Data{Dir: t.TempDir()},
 		limits: sandbox.Limits{
 			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5,
