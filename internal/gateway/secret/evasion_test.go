@@ -106,9 +106,9 @@ func TestTrailersOfGRPCWeb(t *testing.T) {
 	}
 }
 
-// TestUnderscores: servers with CGI's variables know no difference between
-// the two.
-func TestUnderscores(t *testing.T) {
+// TestOtherNames: servers with CGI's variables take underscores for dashes,
+// and some take headers from parameters.
+func TestOtherNames(t *testing.T) {
 	set := newSet(t, func(s *Spec) { s.Exclusive = true })
 	for _, name := range []string{"X_Api_Key", "x-api_key"} {
 		r := newRequest(t, "GET", "https://api.example.com/", "")
@@ -116,7 +116,17 @@ func TestUnderscores(t *testing.T) {
 		_, err := set.Begin(api, r)
 		wantRefusal(t, err, CodeExclusive)
 	}
+	_, err := set.Begin(api, newRequest(t, "GET", "https://api.example.com/?%24httpHeaders=Authorization:mine", ""))
+	wantRefusal(t, err, CodeExclusive)
 	set = newSet(t, func(s *Spec) { s.Methods, s.Paths = []string{"GET"}, []string{"/**"} })
+	for _, query := range []string{"$httpMethod=DELETE", "%24HTTPMETHOD=delete", "$httpHeaders=X-HTTP-Method-Override:DELETE", "_METHOD=DELETE"} {
+		r := newRequest(t, "GET", "https://api.example.com/?"+query, "")
+		r.Header.Set("Authorization", set.Env()["KEY"])
+		begin(t, set, api, r)
+		if r.Header.Get("Authorization") != set.Env()["KEY"] {
+			t.Errorf("sent with %s", query)
+		}
+	}
 	for name, with := range map[string]string{"X_Http_Method_Override": "DELETE", "X_original-Url": "/admin"} {
 		r := newRequest(t, "GET", "https://api.example.com/", "")
 		r.Header[http.CanonicalHeaderKey(name)] = []string{with}

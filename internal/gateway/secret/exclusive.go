@@ -21,7 +21,7 @@ var (
 		"client_secret", "job_token", "jwt", "key", "oauth_token", "password", "passwd", "private_token", "secret", "sig",
 		"signature", "subscription-key", "token",
 		"x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature",
-		"awsaccesskeyid", "googleaccessid",
+		"awsaccesskeyid", "googleaccessid", "$httpheaders",
 	}
 )
 

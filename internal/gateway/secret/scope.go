@@ -20,7 +20,9 @@ type asked struct {
 var (
 	methodHeaders = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 	pathHeaders   = []string{"X-Original-Url", "X-Rewrite-Url"}
-	methodParam   = "_method"
+	// Google's take any header in a parameter, too, which is no method that
+	// would be allowed.
+	methodParams = []string{"_method", "$httpmethod", "$httpheaders"} // compared without case
 )
 
 func ask(r *http.Request) asked {
@@ -32,7 +34,7 @@ func ask(r *http.Request) asked {
 		a.methods = append(a.methods, valuesOf(r.Header, name)...)
 	}
 	eachParam(r.URL.RawQuery, func(name, value string) {
-		if name == methodParam {
+		if slices.Contains(methodParams, strings.ToLower(name)) {
 			a.methods = append(a.methods, strings.ToUpper(value))
 		}
 	})
