@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/atollhq/atoll/internal/gateway/forward"
 )
 
 // TestRequestsAtTheEnd has requests begin while their connection ends, as
@@ -11,7 +13,8 @@ import (
 func TestRequestsAtTheEnd(t *testing.T) {
 	for range 200 {
 		near, far := net.Pipe()
-		c := &connection{guest: &guestConn{Conn: near, closed: make(chan struct{})}}
+		up, world := net.Pipe()
+		c := newConnection(t.Context(), &Interceptor{}, forward.Opened{Guest: near, Up: up})
 		var guest sync.WaitGroup
 		for range 8 {
 			guest.Go(func() {
@@ -25,6 +28,6 @@ func TestRequestsAtTheEnd(t *testing.T) {
 			t.Fatal("a request began after the end")
 		}
 		guest.Wait()
-		_ = far.Close()
+		_, _ = far.Close(), world.Close()
 	}
 }
