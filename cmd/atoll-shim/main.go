@@ -18,6 +18,7 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/private"
 	"github.com/atollhq/atoll/internal/shim"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
@@ -48,6 +49,9 @@ func main() {
 }
 
 func run() error {
+	if err := private.Process(); err != nil {
+		return fmt.Errorf("keep memory private: %w", err)
+	}
 	// The daemon may go away at any time; its pipes must not take us along.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/cli"
 	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/internal/private"
 	"github.com/atollhq/atoll/internal/serve"
 )
 
@@ -28,6 +30,9 @@ func run() int {
 		Terminal: isTerminal(os.Stderr),
 		Version:  version,
 		Serve: func(ctx context.Context, settings config.Server, log *slog.Logger) error {
+			if err := private.Process(); err != nil {
+				return fmt.Errorf("keep memory private: %w", err)
+			}
 			return serve.RunWith(ctx, settings, log, serve.Options{Version: version})
 		},
 	})

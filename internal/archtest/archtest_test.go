@@ -20,7 +20,7 @@ const module = "github.com/atollhq/atoll"
 var levels = map[string]int{
 	// What everybody may know: words, names, classes of errors.
 	"api": 0, "images": 0, "internal/archtest": 0, "internal/cgroup": 0, "internal/errs": 0,
-	"internal/layout": 0, "internal/lifecycle": 0, "internal/link": 0, "internal/obs": 0,
+	"internal/layout": 0, "internal/lifecycle": 0, "internal/link": 0, "internal/obs": 0, "internal/private": 0,
 	"internal/config": 1,
 	// One power each, ignorant of the others.
 	"internal/machine": 2, "internal/store": 2, "internal/disk": 2,

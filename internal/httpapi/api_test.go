@@ -56,6 +56,24 @@ func (a *auditLog) find(action string) (out []obs.Event) {
 	return out
 }
 
+// logBuffer is written to also by connections that outlive the server.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 type observer struct{ *obs.Metrics }
 
 func (o observer) SandboxStopped(_, _, reason string) { o.Metrics.SandboxStopped(reason) }
@@ -72,14 +90,14 @@ type world struct {
 	audit    *auditLog
 	data     layout.Data
 	limits   sandbox.Limits
-	logs     *bytes.Buffer // read it after the server has stopped
+	logs     *logBuffer
 }
 
 func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
 
 func newWorldWith(t *testing.T, change func(*world)) *world {
 	w := &world{
-		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &bytes.Buffer{},
+		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &logBuffer{},
 		data: layout.Data{Dir: t.TempDir()},
 		limits: sandbox.Limits{
 			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5,
@@ -89,7 +107,7 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 	if change != nil {
 		change(w)
 	}
-	log := slog.New(slog.NewTextHandler(w.logs, nil))
+	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	metrics := obs.NewMetrics()
 	manager := sandbox.NewManager(sandbox.Options{
 		Store: w.store, Launcher: w.launcher, Observer: observer{metrics}, Log: log,
@@ -120,8 +138,8 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 		}
 		server.Close()
 		http.DefaultClient.CloseIdleConnections()
-		if strings.Contains(w.logs.String(), "panic") {
-			t.Error(w.logs.String())
+		if logs := w.logs.String(); strings.Contains(logs, "panic") || strings.Contains(logs, "misplaced") {
+			t.Error(logs)
 		}
 	})
 	return w
@@ -422,6 +440,7 @@ func TestBadConfigurations(t *testing.T) {
 	w.wantDialError(path, w.token, `{"memory_mb":1}`, 400, "MEMORY_OUT_OF_RANGE")
 	w.wantDialError(path, w.token, `{`, 400, "INVALID_SANDBOX_CONFIG")
 	w.wantDialError(path, w.token, `{"ssh":true}`, 501, "NOT_SUPPORTED_YET")
+	w.wantDialError(path, w.token, `{"secrets":{"KEY":{"hosts":["sk/misplaced"],"value":"api.test"}}}`, 400, "INVALID_SECRETS")
 	w.wantDialError(path, w.token, `{"x":"`+strings.Repeat("x", 60<<10)+`"}`, 400, "INVALID_SANDBOX_CONFIG")
 	h := http.Header{"Authorization": {"Bearer " + w.token}, api.HeaderConfig: {"%%%"}}
 	_, resp, err := websocket.Dial(t.Context(), w.url+path, &websocket.DialOptions{HTTPHeader: h})

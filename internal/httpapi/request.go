@@ -137,6 +137,8 @@ func (a *server) fail(w *response, r *request, err error) {
 		r.log.Error("request failed", "error", err)
 	case status >= 500 && public.Class != errs.Unsupported:
 		r.log.Warn("request refused", "error", err)
+	case public.Class == errs.Invalid: // its words quote the caller, who may have misplaced a value
+		r.log.Debug("request refused", "code", public.Code)
 	default:
 		r.log.Debug("request refused", "error", err)
 	}

@@ -34,7 +34,10 @@ func (a *server) createSandbox(w http.ResponseWriter, r *request) error {
 	return a.attach(w, r, client)
 }
 
+// readSpec takes the configuration out of the request, which lives as long as
+// the client's session: it may hold secrets.
 func (a *server) readSpec(r *request) (sandbox.Spec, error) {
+	defer r.Header.Del(api.HeaderConfig)
 	cfg, err := sandbox.DecodeConfig(r.Header.Get(api.HeaderConfig))
 	if err != nil {
 		return sandbox.Spec{}, err

@@ -123,24 +123,31 @@ func (c Ceilings) check(org string, allow *[]string, secrets *Secrets) error {
 	return nil
 }
 
-// example returns one destination that an entry in normal form allows. Port 0
-// is any port.
-func example(entry string) (name string, addr netip.Addr, port uint16) {
+// destination is what an entry allows: a name or an address, on a port or, with
+// port 0, on any.
+type destination struct {
+	name string
+	addr netip.Addr
+	port uint16
+}
+
+// example returns one destination that an entry in normal form allows.
+func example(entry string) destination {
 	if a, ok := firstAddr(entry); ok {
-		return "", a, 0
+		return destination{addr: a}
 	}
-	host := entry
+	host, port := entry, uint16(0)
 	if i := strings.LastIndexByte(entry, ':'); i >= 0 {
 		n, _ := strconv.ParseUint(entry[i+1:], 10, 16) // the form is normal
 		host, port = entry[:i], uint16(n)
 	}
 	if a, ok := firstAddr(strings.NewReplacer("[", "", "]", "").Replace(host)); ok {
-		return "", a, port
+		return destination{addr: a, port: port}
 	}
 	if suffix, wild := strings.CutPrefix(host, "*."); wild {
 		host = "any." + suffix
 	}
-	return host, netip.Addr{}, port
+	return destination{name: host, port: port}
 }
 
 // firstAddr is the first address of an address or prefix.

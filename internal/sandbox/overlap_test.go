@@ -1,6 +1,13 @@
 package sandbox
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/atollhq/atoll/internal/gateway/policy"
+	"github.com/atollhq/atoll/internal/gateway/secret"
+)
 
 func TestOverlap(t *testing.T) {
 	for _, c := range []struct {
@@ -21,10 +28,31 @@ func TestOverlap(t *testing.T) {
 		{"192.0.2.7", "example.com", false},
 	} {
 		for _, pair := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
-			got, err := overlap([]string{pair[0]}, []string{pair[1]})
-			if err != nil || got != c.want {
-				t.Errorf("%v: %v %v", pair, got, err)
+			a, errA := newReach(pair[:1])
+			b, errB := newReach(pair[1:])
+			if errA != nil || errB != nil || a.meets(b) != c.want {
+				t.Errorf("%v: %v %v %v", pair, !c.want, errA, errB)
 			}
 		}
+	}
+}
+
+// TestManyHostsAreCheckedInTime: a client may send lists that are as long as a
+// configuration can be, as often as it likes.
+func TestManyHostsAreCheckedInTime(t *testing.T) {
+	var entries []string
+	for i := range policy.MaxEntries {
+		entries = append(entries, fmt.Sprintf("x%d.de", i))
+	}
+	specs := map[string]secret.Spec{}
+	for i := range 40 {
+		specs[fmt.Sprint("k", i)] = secret.Spec{Hosts: entries[i : i+50]}
+	}
+	began := time.Now()
+	if err := checkReach(specs, entries, "it is not"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

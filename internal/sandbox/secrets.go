@@ -117,13 +117,17 @@ func badSecret(err error) error {
 // checkReach refuses a secret that has a host of which the list allows
 // nothing: it could never be used.
 func checkReach(specs map[string]secret.Spec, entries []string, why string) error {
+	reach, err := newReach(entries)
+	if err != nil {
+		return fmt.Errorf("read allow-list: %w", err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		for i, host := range specs[name].Hosts {
-			meets, err := overlap([]string{host}, entries)
+			hosts, err := newReach([]string{host})
 			if err != nil {
-				return err
+				return fmt.Errorf("read hosts: %w", err)
 			}
-			if !meets {
+			if !reach.meets(hosts) {
 				return errs.New(errs.Invalid, CodeSecretHostExcluded, "secrets.%s.hosts[%d]: %q can't be reached, %s: change the one or the other", clip(name), i, clip(host), why)
 			}
 		}
@@ -131,30 +135,33 @@ func checkReach(specs map[string]secret.Spec, entries []string, why string) erro
 	return nil
 }
 
-// overlap reports whether there is a destination that both lists allow.
-func overlap(a, b []string) (bool, error) {
-	listA, err := policy.ParseList(a)
-	if err != nil {
-		return false, fmt.Errorf("read hosts: %w", err)
-	}
-	listB, err := policy.ParseList(b)
-	if err != nil {
-		return false, fmt.Errorf("read allow-list: %w", err)
-	}
-	return anyIn(listA, listB) || anyIn(listB, listA), nil
+// reach is a list with an example of what each of its entries allows.
+type reach struct {
+	list     *policy.List
+	examples []destination
 }
 
-// anyIn reports whether the list allows an example of one of the entries. Of
-// two patterns that overlap, one's examples are all allowed by the other.
-func anyIn(entries, list *policy.List) bool {
-	return slices.ContainsFunc(entries.Entries(), func(entry string) bool {
-		name, addr, port := example(entry)
-		ok := false
-		if addr.IsValid() {
-			_, ok = list.MatchAddr(addr, port)
-		} else {
-			_, ok = list.MatchName(name, port)
-		}
-		return ok
-	})
+func newReach(entries []string) (r reach, err error) {
+	if r.list, err = policy.ParseList(entries); err != nil {
+		return r, err
+	}
+	for _, entry := range r.list.Entries() {
+		r.examples = append(r.examples, example(entry))
+	}
+	return r, nil
+}
+
+// meets reports whether there is a destination that both allow. Of two
+// patterns that overlap, one's examples are all allowed by the other.
+func (r reach) meets(other reach) bool {
+	return slices.ContainsFunc(r.examples, other.allows) || slices.ContainsFunc(other.examples, r.allows)
+}
+
+func (r reach) allows(d destination) (ok bool) {
+	if d.addr.IsValid() {
+		_, ok = r.list.MatchAddr(d.addr, d.port)
+	} else {
+		_, ok = r.list.MatchName(d.name, d.port)
+	}
+	return ok
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"testing"
@@ -248,5 +249,30 @@ func TestWriteEnds(t *testing.T) {
 	_, _ = a.Read(make([]byte, 1)) // waits for the reset
 	if _, err := up.Write([]byte{1}); !errors.Is(err, unix.EPIPE) {
 		t.Errorf("after a reset: %v", err)
+	}
+}
+
+// TestNoRedialOnceRefused: a request that is under way when the list changes
+// makes no new connection, however late it hears of the change.
+func TestNoRedialOnceRefused(t *testing.T) {
+	allowed := true
+	far, near := net.Pipe()
+	defer far.Close()
+	f := New(Config{
+		Decide: func(policy.Query) policy.Decision { return policy.Decision{Allow: allowed} },
+		Dial:   func(context.Context, string, netip.AddrPort) (net.Conn, error) { return near, nil },
+	})
+	defer f.Close()
+	q := policy.Query{Proto: policy.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 443}
+	ctx, done := f.enroll(q)
+	defer done()
+	redial := f.redial(ctx, q, small)
+	if c, err := redial(t.Context()); err != nil || c == nil {
+		t.Fatalf("%v, %v", c, err)
+	}
+	allowed = false
+	f.Reconsider()
+	if _, err := redial(t.Context()); err == nil {
+		t.Error("connected once more")
 	}
 }

@@ -108,15 +108,26 @@ func (f *Forwarder) newSession(q policy.Query, addr netip.Addr, guest *netstack.
 	world := newUpEnd(up, from)
 	s := &session{query: q, look: f.cfg.Inspect(q), reserved: f.cfg.Reserved, guest: &guestEnd{guest, from}, up: world}
 	s.open = func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) Outcome {
-		return f.cfg.Opener.Open(ctx, Opened{Query: q, Addr: addr, Guest: guest, Up: &batched{upEnd: world}, Kind: kind, Hello: hello, Redial: func(ctx context.Context) (net.Conn, error) {
-			conn, _, err := f.dialEach(ctx, q)
-			if err != nil {
-				return nil, err
-			}
-			return &batched{upEnd: newUpEnd(conn, from)}, nil
-		}})
+		return f.cfg.Opener.Open(ctx, Opened{
+			Query: q, Addr: addr, Guest: guest, Up: &batched{upEnd: world}, Kind: kind, Hello: hello, Redial: f.redial(ctx, q, from),
+		})
 	}
 	return s
+}
+
+// redial connects once more for as long as the connection that it is for is
+// allowed, which is until its context ends.
+func (f *Forwarder) redial(allowed context.Context, q policy.Query, from *pool) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if allowed.Err() != nil {
+			return nil, allowed.Err()
+		}
+		conn, _, err := f.dialEach(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		return &batched{upEnd: newUpEnd(conn, from)}, nil
+	}
 }
 
 // end is one side of a relay.

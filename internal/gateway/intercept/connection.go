@@ -36,7 +36,7 @@ type connection struct {
 	upstream *upstream // nil when refused is set
 	refused  error     // why no request can be passed on; nil when they can
 
-	requests sync.WaitGroup // being served
+	requests sync.WaitGroup // being served; Add only with mu held and ended false
 
 	mu    sync.Mutex // guards the following
 	first net.Conn   // to upstream, until the transport takes it
@@ -46,7 +46,7 @@ type connection struct {
 
 func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *connection {
 	c := &connection{
-		of: i, query: o.Query, addr: o.Addr, host: hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
+		of: i, query: o.Query, addr: o.Addr, host: i.hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
 		guest: &guestConn{gathering: gather(o.Guest)}, redial: o.Redial,
 	}
 	c.first = gather(o.Up)
@@ -58,12 +58,13 @@ func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *conne
 	return c
 }
 
-// hostOf is what upstream's certificate must be for.
-func hostOf(o forward.Opened) string {
+// hostOf is what upstream's certificate must be for. Where an address is a
+// secret's host, what the guest calls it doesn't count.
+func (i *Interceptor) hostOf(o forward.Opened) string {
 	switch {
 	case o.Query.Name != "":
 		return o.Query.Name
-	case o.Hello != nil && o.Hello.Name != "":
+	case o.Hello != nil && o.Hello.Name != "" && !i.holdsAddr(o.Query):
 		return o.Hello.Name
 	}
 	return o.Query.Addr.Unmap().String()
@@ -81,6 +82,16 @@ func (c *connection) authority() string {
 		host = c.query.Addr.Unmap().String()
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(c.query.Port)))
+}
+
+// begin counts a request in. After close it returns false.
+func (c *connection) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.requests.Add(1)
+	}
+	return !c.ended
 }
 
 // close ends the connection and waits for its requests.

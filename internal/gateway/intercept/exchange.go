@@ -1,10 +1,13 @@
 package intercept
 
 import (
+	"cmp"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"net/netip"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -15,7 +18,9 @@ import (
 // serve answers one request of the guest.
 func serve(w http.ResponseWriter, r *http.Request) {
 	c := connectionOf(r)
-	c.requests.Add(1)
+	if !c.begin() {
+		panic(http.ErrAbortHandler) // its connection has ended
+	}
 	defer c.requests.Done()
 	e := newExchange(c, r)
 	defer e.report()
@@ -50,7 +55,7 @@ func (e *exchange) judge(r *http.Request) *refusal {
 	switch {
 	case r.Method == http.MethodConnect:
 		return refuse(http.StatusForbidden, "CONNECT_REFUSED", e.host, ruleConnect, "no tunnel can be opened through a host: connect to its end directly")
-	case e.query.Name != "" && !e.names(r.Host):
+	case !e.names(r.Host):
 		return e.misdirected(r)
 	case e.query.Name == "" && e.of.Reserved(hostname(r.Host), e.query.Port):
 		return refuse(http.StatusForbidden, "HOST_BY_ADDRESS", hostname(r.Host), ruleByAddress, "a host of a secret is reached by its name only: resolve it in the sandbox")
@@ -67,21 +72,37 @@ func (e *exchange) misdirected(r *http.Request) *refusal {
 	if r.ProtoMajor == 2 {
 		status = http.StatusMisdirectedRequest
 	}
-	return refuse(status, "HOST_MISMATCH", hostname(r.Host), ruleOtherHost, "the connection is to "+e.host+" and the request is for another host")
+	return refuse(status, "HOST_MISMATCH", cmp.Or(hostname(r.Host), r.Host), ruleOtherHost, "the connection is to "+e.host+" and the request is for another host")
 }
 
-// names reports whether a Host header is for the connection's destination.
+// names reports whether a Host header is for the connection's destination. At
+// an address it may be any, unless the address is a secret's host itself.
 func (e *exchange) names(host string) bool {
-	name, err := policy.NormalName(hostname(host))
-	return err == nil && name == e.query.Name
+	name := hostname(host)
+	if e.query.Name != "" {
+		normal, err := policy.NormalName(name)
+		return err == nil && normal == e.query.Name
+	}
+	if e.of.holdsAddr(e.query) {
+		addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
+		return err == nil && addr.Unmap() == e.query.Addr.Unmap()
+	}
+	return name != "" || host == ""
 }
 
-// hostname takes the port off a Host header.
+// hostname takes the port off a Host header. It is empty where there is
+// something else than a port.
 func hostname(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		host = host[:i]
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.HasSuffix(host, "]") {
+		return host
 	}
-	return host
+	if port := host[i+1:]; port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return ""
+		}
+	}
+	return host[:i]
 }
 
 // rewrite makes the request that goes on: the guest's own, less what concerns

@@ -97,6 +97,13 @@ func (g *gathering) fail(err error) {
 	g.room.Broadcast()
 }
 
+// SetWriteDeadline does nothing: it would end writes that are on their way, as
+// TLS does when it closes. Close ends those that wait.
+func (g *gathering) SetWriteDeadline(time.Time) error { return nil }
+
+// SetDeadline is for reading only.
+func (g *gathering) SetDeadline(t time.Time) error { return g.SetReadDeadline(t) }
+
 // Close implements net.Conn. What waits is still written, for a while.
 func (g *gathering) Close() error {
 	g.fail(net.ErrClosed)
@@ -104,7 +111,7 @@ func (g *gathering) Close() error {
 	defer g.mu.Unlock()
 	if !g.closed {
 		g.closed = true
-		_ = g.SetWriteDeadline(time.Now().Add(lastWrite))
+		_ = g.Conn.SetWriteDeadline(time.Now().Add(lastWrite))
 		g.more.Signal()
 	}
 	return nil

@@ -133,6 +133,21 @@ func (i *Interceptor) roots() (*x509.CertPool, error) {
 // untrusted is why nothing is sent to an upstream.
 type untrusted struct{ cause error }
 
-func (u *untrusted) Error() string { return u.cause.Error() }
+// Error has words of its own: those of the cause may hold names out of the
+// certificate, which may be a value, and addresses of the host.
+func (u *untrusted) Error() string {
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](u.cause)
+	_, otherName := errors.AsType[x509.HostnameError](u.cause)
+	_, invalid := errors.AsType[x509.CertificateInvalidError](u.cause)
+	switch {
+	case unknown:
+		return "the host's certificate is from an authority that nobody here trusts"
+	case otherName:
+		return "the host's certificate is for another name"
+	case invalid:
+		return "the host's certificate is not valid for this use or at this time"
+	}
+	return "the TLS handshake with the host failed"
+}
 
 func (u *untrusted) Unwrap() error { return u.cause }

@@ -119,6 +119,12 @@ func (i *Interceptor) Opens(q policy.Query) bool {
 	return i.cfg.Strict || i.Secrets().CoversDest(q.Name, q.Addr, q.Port)
 }
 
+// holdsAddr reports whether a destination is an address that is a secret's
+// host.
+func (i *Interceptor) holdsAddr(q policy.Query) bool {
+	return q.Name == "" && i.Secrets().CoversDest("", q.Addr, q.Port)
+}
+
 // Reserved reports whether a host may be reached by its name only: elsewhere
 // its secrets would be seen by nobody.
 func (i *Interceptor) Reserved(host string, port uint16) bool {

@@ -80,7 +80,7 @@ func (e *exchange) fail(err error) *refusal {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		text = "the host did not answer in time"
 	}
-	e.of.cfg.Log.Debug("request failed", "name", e.query.Name, "error", err)
+	e.of.cfg.Log.Debug("request failed", "name", e.query.Name, "why", text) // errors quote what the host said
 	return refuse(http.StatusBadGateway, "UPSTREAM_FAILED", e.host, ruleUpstream, text)
 }
 

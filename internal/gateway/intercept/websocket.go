@@ -45,6 +45,7 @@ func (e *exchange) upgrade(resp *http.Response) (*http.Response, error) {
 		_ = raw.Close()
 		return nil, err
 	}
+	resp.Status = "" // its words are the host's
 	e.Status, e.Protocol = resp.StatusCode, protoWebSocket
 	resp.Body = &socket{
 		ReadWriteCloser: raw, exchange: e,

@@ -24,19 +24,38 @@ type body struct {
 	err     error
 }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *body) Read(p []byte) (n int, err error) {
 	for len(b.out) == 0 {
-		if b.err != nil {
+		switch {
+		case b.err != nil:
 			return 0, b.err
-		}
-		if len(p) == 0 {
+		case b.rw == nil:
+			return b.pass(p)
+		case len(p) == 0:
 			return 0, nil
 		}
 		b.out, b.err = b.next()
 	}
-	n := copy(p, b.out)
+	n = copy(p, b.out)
 	b.out = b.out[n:]
 	return n, nil
+}
+
+// pass reads what nobody rewrites.
+func (b *body) pass(p []byte) (n int, err error) {
+	if n, b.err = b.src.Read(p); b.err == io.EOF {
+		if failed := b.finish(); failed != nil {
+			b.err = failed
+		}
+	}
+	return n, b.err
+}
+
+func (b *body) finish() error {
+	if b.done == nil {
+		return nil
+	}
+	return b.done()
 }
 
 // next reads one piece. What is held back of a body that breaks is dropped.
@@ -45,16 +64,13 @@ func (b *body) next() ([]byte, error) {
 		b.in, b.buf = make([]byte, pieceSize), make([]byte, 0, pieceSize+pieceSize/8)
 	}
 	n, err := b.src.Read(b.in)
-	out := b.in[:n]
-	if b.rw != nil {
-		var rewriting error
-		if out, rewriting = b.rw.Rewrite(b.buf[:0], b.in[:n], err == io.EOF); rewriting != nil {
-			return nil, rewriting
-		}
-		b.buf = out
+	out, rewriting := b.rw.Rewrite(b.buf[:0], b.in[:n], err == io.EOF)
+	if rewriting != nil {
+		return nil, rewriting
 	}
-	if err == io.EOF && b.done != nil {
-		if failed := b.done(); failed != nil {
+	b.buf = out
+	if err == io.EOF {
+		if failed := b.finish(); failed != nil {
 			return nil, failed
 		}
 	}
@@ -141,7 +157,7 @@ func (x *Exchange) passBody(r *http.Request, rw Rewriter) {
 	if rw == nil && r.Trailer == nil {
 		return
 	}
-	r.Body = &body{src: r.Body, rw: rw, done: func() error { return x.rewriteHeader(r.Trailer) }}
+	r.Body = &body{src: r.Body, rw: rw, done: func() error { return x.rewriteTrailer(r.Trailer) }}
 	r.GetBody = nil
 }
 
@@ -175,7 +191,7 @@ func (x *Exchange) wholeBody(r *http.Request, m media, codings []string, release
 	r.ContentLength = int64(len(raw))
 	r.Body = hold(raw, release)
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
-	return x.rewriteHeader(r.Trailer)
+	return x.rewriteTrailer(r.Trailer)
 }
 
 // fillWhole reads and rewrites a body.

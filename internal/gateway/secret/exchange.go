@@ -125,6 +125,10 @@ func (x *Exchange) admit(r *http.Request) error {
 	return nil
 }
 
+func (x *Exchange) exclusive() bool {
+	return slices.ContainsFunc(x.covering, func(o *one) bool { return o.spec.Exclusive })
+}
+
 // sign has the secrets sign that do.
 func (x *Exchange) sign(r *http.Request) error {
 	for _, o := range x.covering {

@@ -21,7 +21,7 @@ var (
 		"client_secret", "job_token", "jwt", "key", "oauth_token", "password", "passwd", "private_token", "secret", "sig",
 		"signature", "subscription-key", "token",
 		"x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature",
-		"awsaccesskeyid", "googleaccessid",
+		"awsaccesskeyid", "googleaccessid", "$httpheaders",
 	}
 )
 
@@ -29,7 +29,7 @@ var (
 // placeholder; empty when there is nothing.
 func (s *Set) foreignCredentials(r *http.Request) string {
 	for _, name := range credentialHeaders {
-		for _, value := range r.Header.Values(name) {
+		for _, value := range valuesOf(r.Header, name) {
 			if !s.isOurs(name, value) {
 				return "the header " + name
 			}

@@ -2,8 +2,10 @@ package secret
 
 import (
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +14,8 @@ import (
 func tidy(h http.Header) {
 	// With ranges, a reflected value could be read byte by byte.
 	h.Del("Range")
+	h.Del("Request-Range") // what Apache still takes for it
+	h.Del("X-Ms-Range")    // Azure's
 	h.Del("If-Range")
 	h.Del("A-Im") // asks for differences instead of the whole
 	// Digests of a response would confirm guesses of a value in it.
@@ -96,7 +100,17 @@ func (x *Exchange) rewriteURL(u *url.URL) error {
 	return err
 }
 
-// rewriteHeader also serves trailers.
+// rewriteTrailer replaces in a trailer. Some servers add it to the header, so
+// that nothing in it may authenticate where a secret is exclusive.
+func (x *Exchange) rewriteTrailer(t http.Header) error {
+	if x.exclusive() {
+		maps.DeleteFunc(t, func(name string, _ []string) bool {
+			return slices.ContainsFunc(credentialHeaders, func(known string) bool { return sameVariable(name, known) })
+		})
+	}
+	return x.rewriteHeader(t)
+}
+
 func (x *Exchange) rewriteHeader(h http.Header) error {
 	fill := x.fill("header", asIs)
 	for _, values := range h {

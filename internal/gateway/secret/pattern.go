@@ -58,7 +58,7 @@ func parsePattern(text string) (p pattern, reason string) {
 }
 
 // segments splits a decoded path. With ok false, servers may differ on what it
-// means. Only the last segment may be empty: a slash at the end.
+// means: some take off dots and spaces at a segment's end. Only the last segment may be empty: a slash at the end.
 func segments(path string) (parts []string, ok bool) {
 	rest, found := strings.CutPrefix(path, "/")
 	if !found || !utf8.ValidString(path) {
@@ -66,7 +66,8 @@ func segments(path string) (parts []string, ok bool) {
 	}
 	parts = strings.Split(rest, "/")
 	for i, s := range parts {
-		if s == "" && i < len(parts)-1 || s == "." || s == ".." || strings.ContainsFunc(s, isDoubtful) {
+		isLast := s == "" && i == len(parts)-1
+		if !isLast && strings.Trim(s, ". ") == "" || strings.ContainsFunc(s, isDoubtful) {
 			return nil, false
 		}
 	}

@@ -24,7 +24,7 @@ func TestPatterns(t *testing.T) {
 		{"/**", "/a%2Fb", false}, {"/**", "/a/../b", false}, {"/**", "/a/%2e%2E/b", false}, {"/**", "/a/./b", false},
 		{"/**", "/a//b", false}, {"/**", "//a", false}, {"/**", "/a;x", false}, {"/**", "/a%3bx", false}, {"/**", `/a\b`, false},
 		{"/**", "/a%5cb", false}, {"/**", "/a%00", false}, {"/**", "/a%252fb", false}, {"/**", "/%ff", false}, {"/**", "*", false}, {"/**", "", false},
-		{"/**", "/%zz", false},
+		{"/**", "/%zz", false}, {"/**", "/a/..%20/b", false}, {"/**", "/a/.../b", false}, {"/**", "/a/%20", false}, {"/**", "/a/b..c", true},
 	} {
 		p, reason := parsePattern(c.pattern)
 		if reason != "" {

@@ -1,6 +1,9 @@
 package secret
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // maxRedactors bounds how many redactors a Set keeps; a guest could otherwise
 // have one made for each way in which its secrets' hosts overlap.
@@ -53,6 +56,22 @@ func newRedactor(secrets []*one) *finder {
 		return nil
 	}
 	return newFinder(needles, percent, slash, entity)
+}
+
+// isInName reports whether a value is in the name of a header. Case counts for
+// nothing there, and is not kept by everybody.
+func (f *finder) isInName(name string) bool {
+	if len(name) < f.shortest() {
+		return false
+	}
+	name = strings.ToLower(name)
+	for _, n := range f.needles {
+		if len(n.text) <= len(name) && strings.Contains(name, strings.ToLower(string(n.text))) {
+			return true
+		}
+	}
+	_, changed, _ := replaceAll(f.redact(false), name) // has no error
+	return changed
 }
 
 // redact makes a stream in which placeholders take the values' place. With

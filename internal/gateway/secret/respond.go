@@ -14,24 +14,41 @@ func (x *Exchange) Respond(resp *http.Response) error {
 		return nil
 	}
 	x.Inform(resp.Header)
+	x.Inform(resp.Trailer)           // names only, as announced
 	resp.Header.Del("Accept-Ranges") // requests for ranges are made ones for all
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return x.upgraded(resp)
 	case x.hasNoBody(resp):
+		x.pass(resp, nil)
 		return nil
 	}
 	return x.redactBody(resp)
 }
 
-// Inform puts placeholders into the header of an informational response, such
-// as 103, in place.
+// pass sends a body on as it comes. Behind every body that net/http reads may
+// be a trailer, also behind an empty one.
+func (x *Exchange) pass(resp *http.Response, rw Rewriter) {
+	if resp.Body == nil || resp.Body == http.NoBody {
+		return
+	}
+	resp.Body = &body{src: resp.Body, rw: rw, done: func() error {
+		x.Inform(resp.Trailer)
+		return nil
+	}}
+}
+
+// Inform puts placeholders into a header, in place. What has a value for its
+// name goes.
 func (x *Exchange) Inform(h http.Header) {
 	if x.redactor == nil {
 		return
 	}
 	redact := x.redactor.redact(false)
-	for _, values := range h {
+	for name, values := range h {
+		if x.redactor.isInName(name) {
+			delete(h, name)
+		}
 		for i, v := range values {
 			values[i], _, _ = replaceAll(redact, v) // has no error
 		}
@@ -80,10 +97,7 @@ func (x *Exchange) redactBody(resp *http.Response) error {
 	if m.grpc {
 		rw = &messages{inner: rw}
 	}
-	resp.Body = &body{src: resp.Body, rw: rw, done: func() error {
-		x.Inform(resp.Trailer)
-		return nil
-	}}
+	x.pass(resp, rw)
 	return nil
 }
 

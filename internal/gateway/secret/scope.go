@@ -20,7 +20,9 @@ type asked struct {
 var (
 	methodHeaders = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 	pathHeaders   = []string{"X-Original-Url", "X-Rewrite-Url"}
-	methodParam   = "_method"
+	// Google's take any header in a parameter, too, which is no method that
+	// would be allowed.
+	methodParams = []string{"_method", "$httpmethod", "$httpheaders"} // compared without case
 )
 
 func ask(r *http.Request) asked {
@@ -29,19 +31,34 @@ func ask(r *http.Request) asked {
 		a.methods[0] = http.MethodGet
 	}
 	for _, name := range methodHeaders {
-		a.methods = append(a.methods, r.Header.Values(name)...)
+		a.methods = append(a.methods, valuesOf(r.Header, name)...)
 	}
 	eachParam(r.URL.RawQuery, func(name, value string) {
-		if name == methodParam {
+		if slices.Contains(methodParams, strings.ToLower(name)) {
 			a.methods = append(a.methods, strings.ToUpper(value))
 		}
 	})
 	a.path, a.clear = cleanPath(r.URL.EscapedPath())
 	for _, name := range pathHeaders {
-		a.clear = a.clear && len(r.Header.Values(name)) == 0
+		a.clear = a.clear && len(valuesOf(r.Header, name)) == 0
 	}
 	a.clear = a.clear && r.URL.Opaque == ""
 	return a
+}
+
+// valuesOf are the values of all headers that a server may take for the named
+// one: those that hand them on as variables (CGI) know no dashes.
+func valuesOf(h http.Header, name string) (all []string) {
+	for other, values := range h {
+		if sameVariable(other, name) {
+			all = append(all, values...)
+		}
+	}
+	return all
+}
+
+func sameVariable(header, name string) bool {
+	return len(header) == len(name) && strings.EqualFold(strings.ReplaceAll(header, "_", "-"), name)
 }
 
 // outside says why such a request may not carry the secret; empty when it may.

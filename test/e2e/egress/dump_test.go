@@ -20,6 +20,8 @@ for n in 1 2 3; do
   curl -sS -m 10 -u "user:$KEY" --json "{\"key\": \"$KEY\"}" https://api.atoll.test/json
   curl -sS -m 10 -H "X-Signature: $HOOK" --json '{"event": 1}' https://sign.atoll.test/hook
   curl -sS -m 10 -H "X-Key: $KEY" http://api.atoll.test/plain
+  curl -sS -m 10 --http1.1 --rate 2/s -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=behind" https://api.atoll.test/later
+  curl -sS -m 10 --http1.1 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=status"
   curl -sSk -m 10 -H "X-Key: $KEY" https://untrusted.atoll.test/
   curl -sS -m 10 -H "X-Key: $KEY" http://raw.atoll.test/elsewhere
 done

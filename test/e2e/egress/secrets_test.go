@@ -198,6 +198,11 @@ curl -sN -m 10 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=sse"`, prin
 	{id: "out-http2", what: "HTTP/2 and its trailers", in: vault, script: `#!
 for as in raw slow gzip trailer header; do curl -s -i -m 10 --http2 --compressed -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as" | sed "s/^begin/$as: begin/"; done`,
 		prints: []string{"raw: begin {KEY:hole} end", "slow: begin {KEY:hole} end", "gzip: begin {KEY:hole} end", "x-reflected: {KEY:hole}"}},
+	{id: "out-words", what: "where only the protocol's own words belong: names, reasons, the heads of messages, behind an end", in: vault, script: `#!
+for as in name nothing message; do curl -s -i -m 10 --http2 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done
+for as in status behind; do curl -s -i -m 10 --http1.1 -H "X-Value: $KEY" "https://api.atoll.test/reflect?as=$as"; done
+curl -s -i -m 2 --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' -H "X-Value: $KEY" 'https://api.atoll.test/reflect?as=reason'`,
+		arrives: []string{"as=name", "as=nothing", "as=message", "as=status", "as=behind", "as=reason"}, prints: []string{"see the names", "x-reflected: {KEY:hole}", "UPSTREAM_FAILED", "101 Switching Protocols"}},
 	{id: "out-store", what: "a value that was stored and is read later", in: vault, script: `#!
 curl -s -m 10 -X PUT -H 'Content-Type: text/plain' --data-binary "note: $KEY." https://api.atoll.test/notes/one
 curl -s -m 10 https://api.atoll.test/notes/one`, arrives: []string{"PUT /notes/one && note: {KEY}."}, prints: []string{"note: {KEY:hole}."}},

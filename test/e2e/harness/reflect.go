@@ -36,6 +36,10 @@ func reflect(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(code([]byte(text)))
 		return
 	}
+	if answer, ok := rude[as]; ok {
+		answer(w, value)
+		return
+	}
 	head := w.Header()
 	switch as {
 	case "header":
