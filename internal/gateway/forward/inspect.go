@@ -83,7 +83,7 @@ func (s *session) judgeHello(hello *sniff.Hello) error {
 	case hello.Name == "" && !s.look.Open:
 		return refusal(ruleNoName)
 	case hello.Name != "" && hello.Name != s.query.Name:
-		return refusal(ruleOtherName)
+		return s.refuseName(ruleOtherName, hello.Name)
 	case hello.Encrypted && !s.look.Open:
 		return refusal(ruleEncrypted)
 	}
@@ -94,9 +94,15 @@ func (s *session) judgeHello(hello *sniff.Hello) error {
 // serves. A secret's host would be read by nobody there.
 func (s *session) judgeByAddress(hello *sniff.Hello) error {
 	if hello.Name != "" && s.reserved(hello.Name, s.query.Port) {
-		return refusal(ruleByAddress)
+		return s.refuseName(ruleByAddress, hello.Name)
 	}
 	return nil
+}
+
+// refuseName also tells the audit which name it was.
+func (s *session) refuseName(rule, name string) error {
+	s.note = "for " + name
+	return refusal(rule)
 }
 
 // opens reports whether somebody else serves the connection.
@@ -156,7 +162,7 @@ func (s *session) judgeLater(hello *sniff.Hello) error {
 	case s.query.Name == "":
 		return s.judgeByAddress(hello)
 	case hello.Name != "" && hello.Name != s.query.Name:
-		return refusal(ruleOtherName)
+		return s.refuseName(ruleOtherName, hello.Name)
 	case hello.Encrypted:
 		return refusal(ruleEncrypted)
 	}

@@ -26,7 +26,7 @@ type session struct {
 	guest    side
 	up       side
 	open     func(ctx context.Context, guest net.Conn, kind sniff.Kind, hello *sniff.Hello) Outcome
-	note     string       // set by open, for the audit
+	note     string       // for the audit; set by what reads from the guest
 	sent     atomic.Int64 // bytes from the guest
 	gotten   atomic.Int64 // bytes from the world
 

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,19 @@ const (
 	ruleTooMany   = "too many opened connections"
 	ruleProtocol  = "nothing but HTTP where connections are opened"
 )
+
+// secretRules are the rules behind a secret's refusals, by their codes.
+var secretRules = map[string]string{
+	secret.CodeNeedsTLS:            "secrets leave over verified TLS only",
+	secret.CodeExclusive:           "other credentials than the secret's",
+	secret.CodeMethodRefused:       "a method that shows requests",
+	secret.CodeBodyNotReadable:     "a body that can't be searched for placeholders",
+	secret.CodeResponseNotReadable: "a response that can't be searched for values",
+}
+
+const ruleSign = "a request that can't be signed"
+
+func secretRule(code string) string { return cmp.Or(secretRules[code], ruleSign) }
 
 // noteHandshake is for a program that looks for roots elsewhere, above all.
 const noteHandshake = "the guest broke off the TLS handshake: does the program trust the sandbox's certificates?"
@@ -68,10 +82,10 @@ func (no *refusal) answer(w *responseWriter, r *http.Request) {
 // fail is the answer to a request that could not be passed on.
 func (e *exchange) fail(err error) *refusal {
 	if no, ok := errors.AsType[*secret.Refusal](err); ok {
-		return refuse(http.StatusForbidden, no.Code, e.host, no.Code, no.Reason)
+		return refuse(http.StatusForbidden, no.Code, e.host, secretRule(no.Code), no.Reason)
 	}
 	if no, ok := errors.AsType[*sign.Error](err); ok { // of a body that was under way
-		return refuse(http.StatusForbidden, no.Code, e.host, no.Code, no.Reason)
+		return refuse(http.StatusForbidden, no.Code, e.host, ruleSign, no.Reason)
 	}
 	if u, ok := errors.AsType[*untrusted](err); ok {
 		return refuse(http.StatusBadGateway, "UPSTREAM_UNTRUSTED", e.host, ruleUntrusted, u.Error())

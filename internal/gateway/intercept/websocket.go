@@ -35,7 +35,7 @@ func (e *exchange) upgrade(resp *http.Response) (*http.Response, error) {
 	toServer, fromServer := x.TextToServer(), x.FromServer(true)
 	if (toServer != nil || fromServer != nil) && (!isWebSocket(resp.Header) || resp.Header.Get("Sec-Websocket-Extensions") != "") {
 		_ = raw.Close()
-		return nil, &secret.Refusal{Code: "UPGRADE_NOT_READABLE", Reason: "the host changed to a protocol that can't be read, which may carry a secret"}
+		return nil, &secret.Refusal{Code: secret.CodeResponseNotReadable, Reason: "the host changed to a protocol that can't be read, which may carry a secret"}
 	}
 	body := resp.Body
 	resp.Body = nil // only the head is looked at
