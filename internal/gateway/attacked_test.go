@@ -48,11 +48,13 @@ func (o opened) sayTLS(t *testing.T, text string) string {
 	return string(out)
 }
 
+// socket asks for a WebSocket.
+const socket = "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
 // TestNoValueInWhatEndsAResponse plays a host that writes the value where only
 // the protocol's own words belong.
 func TestNoValueInWhatEndsAResponse(t *testing.T) {
 	const get = "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"
-	const socket = "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 	for name, c := range map[string]struct{ ask, answer string }{
 		"reason":              {get, "HTTP/1.1 200 " + secretValue + "\r\nContent-Length: 0\r\n\r\n"},
 		"reason of 101":       {socket, "HTTP/1.1 101 " + secretValue + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
@@ -214,4 +216,38 @@ func noValueIn(t *testing.T, status int, h http.Header) {
 			t.Errorf("%d: %s: %q", status, name, values)
 		}
 	}
+}
+
+// FuzzNoValueFromAHost has a host say anything, in which V stands for the
+// value.
+func FuzzNoValueFromAHost(f *testing.F) {
+	for _, head := range []string{"200 V\r\nContent-Length: 1\r\n\r\nV", "101 V\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nV: V\r\n\r\n\x81\x1cV", "103 V\r\nV: V\r\n\r\nHTTP/1.1 204 V\r\nV: V\r\n\r\nV",
+		"200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: V\r\n\r\n1c;V\r\nV\r\n0\r\nX: V\r\nV: 1\r\n\r\nV", "200 OK\r\nContent-Type: application/grpc\r\n\r\n\x00\x00\x00\x00\x18V", "206 OK\r\nContent-Encoding: identity, V\r\n\r\nV"} {
+		f.Add("HTTP/1.1 " + head)
+	}
+	answers := make(chan string, 1)
+	o := open(f, nil)
+	leaf, err := o.real.Leaf("api.test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: []string{"http/1.1"}}
+	o.world.ServeTCP(public4+":443", func(c net.Conn) {
+		conn := tls.Server(c, config)
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.WriteString(conn, <-answers)
+		}
+		_ = conn.Close()
+	})
+	f.Fuzz(func(t *testing.T, text string) {
+		answers <- strings.ReplaceAll(text, "V", secretValue)
+		out := o.sayTLS(t, socket)
+		if strings.Contains(out, secretValue) {
+			t.Errorf("%q", out)
+		}
+		select {
+		case <-answers: // it was not asked
+		default:
+		}
+	})
 }

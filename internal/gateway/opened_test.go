@@ -60,7 +60,7 @@ type opened struct {
 
 const secretValue = "sk-the-real-value-0123456789"
 
-func open(t *testing.T, change func(*Config)) opened {
+func open(t testing.TB, change func(*Config)) opened {
 	t.Helper()
 	world, err := intercept.NewCA()
 	if err != nil {
