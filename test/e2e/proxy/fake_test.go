@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/atollhq/atoll/internal/gateway/upstream"
+	"github.com/atollhq/atoll/test/e2e/harness"
 )
 
 // network is what a corporate network has at its edge: a proxy, and a
@@ -76,6 +77,7 @@ func (n *network) leadTo(t *testing.T, overrides []byte) {
 	if err := json.Unmarshal(overrides, &n.world); err != nil {
 		t.Fatal(err)
 	}
+	n.world.Names = map[string][]netip.Addr{harness.WebHost: {netip.MustParseAddr("93.184.215.14")}}
 }
 
 func (n *network) known() (asked, questions []string) {
