@@ -38,9 +38,9 @@ type connection struct {
 
 	requests sync.WaitGroup // being served; Add only with mu held and ended false
 
-	mu    sync.Mutex // guards the following
-	first net.Conn   // to upstream, until the transport takes it
-	ups   []net.Conn // all to upstream; nil after close
+	mu    sync.Mutex   // guards the following
+	first net.Conn     // to upstream, until the transport takes it
+	ups   []*gathering // all to upstream; nil after close
 	ended bool
 }
 
@@ -49,8 +49,8 @@ func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *conne
 		of: i, query: o.Query, addr: o.Addr, host: i.hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
 		guest: &guestConn{gathering: gather(o.Guest)}, redial: o.Redial,
 	}
-	c.first = gather(o.Up)
-	c.ups = []net.Conn{c.first}
+	up := gather(o.Up)
+	c.first, c.ups = up, []*gathering{up}
 	if o.Hello != nil {
 		c.alpn = o.Hello.ALPN
 	}
@@ -111,8 +111,19 @@ func (c *connection) close() {
 	}
 }
 
+// cut ends the connection at once, with what is still being written.
+func (c *connection) cut() {
+	_ = c.guest.Conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	for _, up := range c.ups {
+		_ = up.Conn.Close()
+	}
+}
+
 // keep notes a connection to upstream, so that close ends it.
-func (c *connection) keep(up net.Conn) bool {
+func (c *connection) keep(up *gathering) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ended {
@@ -122,10 +133,10 @@ func (c *connection) keep(up net.Conn) bool {
 }
 
 // forget is the opposite of keep.
-func (c *connection) forget(up net.Conn) {
+func (c *connection) forget(up *gathering) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ups = slices.DeleteFunc(c.ups, func(other net.Conn) bool { return other == up })
+	c.ups = slices.DeleteFunc(c.ups, func(other *gathering) bool { return other == up })
 }
 
 // take returns the connection that was dialed first, once.
@@ -170,7 +181,7 @@ func (c *connection) again(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	kept := &upConn{gathering: gather(up), of: c}
-	if !c.keep(kept) {
+	if !c.keep(kept.gathering) {
 		_ = kept.gathering.Close()
 		return nil, net.ErrClosed
 	}
@@ -186,7 +197,7 @@ type upConn struct {
 
 // Close implements net.Conn.
 func (u *upConn) Close() error {
-	u.of.forget(u)
+	u.of.forget(u.gathering)
 	return u.gathering.Close()
 }
 

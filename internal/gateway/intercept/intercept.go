@@ -158,6 +158,7 @@ func (i *Interceptor) Open(ctx context.Context, o forward.Opened) forward.Outcom
 	}
 	c := newConnection(ctx, i, o)
 	defer c.close()
+	defer context.AfterFunc(ctx, c.cut)()
 	served, err := c.prepare(ctx)
 	if err != nil {
 		i.cfg.Log.Debug("connection not opened", "name", o.Query.Name, "error", err)
