@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -202,9 +204,59 @@ func (v *visitor) once(ctx context.Context, what string) (time.Duration, error) 
 	return 0, errors.New("nothing to do")
 }
 
+// ioSize is how much the visitor reads and writes at once, so that it costs
+// little beside what is measured.
+const ioSize = 512 << 10
+
 func transport(roots *x509.CertPool) *http.Transport {
-	const ioSize = 64 << 10
-	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ReadBufferSize: ioSize, WriteBufferSize: ioSize}
+	return &http.Transport{ReadBufferSize: ioSize, WriteBufferSize: ioSize, DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		large := &largeWrites{Conn: raw, in: bufio.NewReaderSize(raw, ioSize)}
+		conn := tls.Client(large, &tls.Config{RootCAs: roots, ServerName: host})
+		return &flushed{conn, large}, conn.HandshakeContext(ctx)
+	}}
+}
+
+// largeWrites joins the records of TLS that are written while it holds them.
+type largeWrites struct {
+	net.Conn
+	in    *bufio.Reader
+	holds bool
+	held  []byte
+}
+
+func (l *largeWrites) Read(b []byte) (int, error) { return l.in.Read(b) }
+
+func (l *largeWrites) Write(b []byte) (int, error) {
+	if !l.holds {
+		return l.Conn.Write(b)
+	}
+	l.held = append(l.held, b...)
+	return len(b), nil
+}
+
+// flushed is TLS whose writes go out whole.
+type flushed struct {
+	*tls.Conn
+	below *largeWrites
+}
+
+func (f *flushed) Write(b []byte) (int, error) {
+	f.below.holds = true
+	n, err := f.Conn.Write(b)
+	f.below.holds = false
+	if err == nil {
+		_, err = f.below.Conn.Write(f.below.held)
+	}
+	f.below.held = f.below.held[:0]
+	return n, err
 }
 
 // way is one way to the origin, and what was measured on it.
