@@ -54,3 +54,21 @@ try {
   await sandbox.kill();
 }
 show("kill", "gone");
+
+// A sandbox that reaches one host, and holds a key for it that it can't read.
+const key = "sk-the-real-key";
+const closed = await Sandbox.create({ allowNet: ["api.example.com"], secrets: { API_KEY: { hosts: ["api.example.com"], value: key } } });
+try {
+  show("allowNet, secrets", closed.id);
+
+  const seen = await closed.sh`echo "$API_KEY"`.text();
+  show("the key, inside", seen);
+  assert.match(seen, /^DENO_SECRET_PLACEHOLDER_/);
+
+  const other = await closed.spawn("curl", { args: ["-sS", "--max-time", "5", "https://example.org/"], stdout: "null", stderr: "piped" });
+  const refused = await other.output();
+  show("another host", refused.stderrText);
+  assert.notEqual(refused.status.code, 0);
+} finally {
+  await closed.kill();
+}
