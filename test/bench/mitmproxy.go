@@ -24,7 +24,7 @@ import (
 var replaceHeader []byte
 
 // mitmproxy is what people use who substitute headers in TLS without Atoll. It
-// verifies the origin's certificate, as Atoll does, and speaks HTTP/1.1 only.
+// verifies the origin's certificate, as Atoll does.
 type mitmproxy struct {
 	dir  string
 	cmd  *exec.Cmd
@@ -73,7 +73,7 @@ func (m *mitmproxy) file(name string) string { return filepath.Join(m.dir, name)
 func (m *mitmproxy) command(ctx context.Context, program, origin string, streamed bool) *exec.Cmd {
 	host, port, _ := net.SplitHostPort(m.addr)
 	options := []string{
-		"confdir=" + m.dir, "ssl_verify_upstream_trusted_ca=" + m.file("origin.pem"), "http2=false", "http3=false",
+		"confdir=" + m.dir, "ssl_verify_upstream_trusted_ca=" + m.file("origin.pem"), "http3=false",
 		"flow_detail=0", "termlog_verbosity=warn", "placeholder=" + placeholder, "secret=" + secret,
 	}
 	if streamed {

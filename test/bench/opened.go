@@ -53,19 +53,31 @@ func openedFigure(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
+		if err := measureOpened(ctx, b, w.sandbox, protocol, ways); err != nil {
+			return fmt.Errorf("%s: %w", protocol, err)
+		}
+		b.addOpened(protocol, ways)
+	}
+	return nil
+}
+
+func measureOpened(ctx context.Context, b *bench, s *client.Sandbox, protocol string, ways []*way) (err error) {
+	for _, way := range ways {
+		way.http2, way.down, way.up, way.work = protocol == "HTTP/2", nil, nil, 0
+	}
 	for range openedRuns {
 		for _, way := range ways {
-			if err := way.transfer(ctx, w.sandbox); err != nil {
+			if err := way.transfer(ctx, s); err != nil {
 				return fmt.Errorf("%s: %w", way.name, err)
 			}
 		}
 	}
 	for _, way := range ways {
-		if way.small, err = way.visit(ctx, w.sandbox, visitSmall, b.runs*5); err != nil {
+		if way.small, err = way.visit(ctx, s, visitSmall, b.runs*5); err != nil {
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
 	}
-	b.addOpened(ways)
 	return nil
 }
 
@@ -157,6 +169,7 @@ const (
 type visit struct {
 	URL, Token, What string
 	Count            int
+	HTTP2            bool
 }
 
 const (
@@ -179,7 +192,7 @@ func visitorMain(told string) error {
 	if token == placeholderOf {
 		token = os.Getenv("KEY")
 	}
-	who := &visitor{&http.Client{Transport: transport(pool)}, v.URL, token}
+	who := &visitor{&http.Client{Transport: transport(pool, v.HTTP2)}, v.URL, token}
 	if _, err := who.small(context.Background()); err != nil {
 		return err
 	}
@@ -208,7 +221,12 @@ func (v *visitor) once(ctx context.Context, what string) (time.Duration, error) 
 // little beside what is measured.
 const ioSize = 512 << 10
 
-func transport(roots *x509.CertPool) *http.Transport {
+func transport(roots *x509.CertPool, http2 bool) *http.Transport {
+	if http2 {
+		p := new(http.Protocols)
+		p.SetHTTP2(true)
+		return &http.Transport{Protocols: p, TLSClientConfig: &tls.Config{RootCAs: roots}}
+	}
 	return &http.Transport{ReadBufferSize: ioSize, WriteBufferSize: ioSize, DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err != nil {
@@ -263,6 +281,7 @@ func (f *flushed) Write(b []byte) (int, error) {
 type way struct {
 	name            string
 	url, token      string
+	http2           bool
 	proxy           int // process that opens the connections, or carries them
 	down, up, small []time.Duration
 	work            time.Duration // of the proxy's processors, for all transfers
@@ -297,7 +316,7 @@ func processorTime(pid int) (time.Duration, error) {
 }
 
 func (w *way) visit(ctx context.Context, s *client.Sandbox, what string, count int) (took []time.Duration, err error) {
-	told, err := json.Marshal(visit{URL: w.url, Token: w.token, What: what, Count: count})
+	told, err := json.Marshal(visit{URL: w.url, Token: w.token, What: what, Count: count, HTTP2: w.http2})
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +332,7 @@ func (w *way) visit(ctx context.Context, s *client.Sandbox, what string, count i
 
 // addOpened adds what was measured: Atoll is the second way, and what it is
 // compared with are the first for times and the others for speeds.
-func (b *bench) addOpened(ways []*way) {
+func (b *bench) addOpened(protocol string, ways []*way) {
 	size := strconv.Itoa(openedSize >> 20)
 	for _, f := range []struct {
 		name string
@@ -322,17 +341,17 @@ func (b *bench) addOpened(ways []*way) {
 		mine := median(f.of(ways[1]))
 		for _, w := range []*way{ways[0], ways[2], ways[3]} {
 			theirs := median(f.of(w))
-			b.add(f.name+" of "+size+" MiB through opened TLS", rate(openedSize, mine), w.name+": "+rate(openedSize, theirs), fmt.Sprintf("%.2f (speed)", float64(theirs)/float64(mine)))
+			b.add(f.name+" of "+size+" MiB through opened TLS, "+protocol, rate(openedSize, mine), w.name+": "+rate(openedSize, theirs), fmt.Sprintf("%.2f (speed)", float64(theirs)/float64(mine)))
 		}
 	}
 	perGB := func(w *way) float64 { return w.work.Seconds() / (2 * openedRuns * openedSize / 1e9) }
 	for _, w := range []*way{ways[0], ways[2], ways[3]} {
-		b.add("processor time of the proxy, opened TLS", fmt.Sprintf("%.2f s/GB", perGB(ways[1])),
+		b.add("processor time of the proxy, opened TLS, "+protocol, fmt.Sprintf("%.2f s/GB", perGB(ways[1])),
 			fmt.Sprintf("%s: %.2f s/GB", w.name, perGB(w)), fmt.Sprintf("%.2f (speed)", perGB(w)/perGB(ways[1])))
 	}
 	direct := median(ways[0].small)
 	for _, w := range ways[1:] {
-		b.add("small request, added to "+ms(direct)+", p50", "", w.name+": +"+ms(median(w.small)-direct), "")
+		b.add("small request, "+protocol+", added to "+ms(direct)+", p50", "", w.name+": +"+ms(median(w.small)-direct), "")
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 	bearer      = "Bearer "
 )
 
-// newOrigin is an HTTP/1.1 server with TLS that serves bytes, takes bytes, and
+// newOrigin is a server with TLS, of HTTP/1.1 and HTTP/2, that serves bytes, takes bytes, and
 // answers small requests.
 func newOrigin() *httptest.Server {
 	mux := http.NewServeMux()
@@ -39,13 +39,16 @@ func newOrigin() *httptest.Server {
 		_, _ = fmt.Fprint(w, n)
 	})
 	mux.HandleFunc("GET /small", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "small") })
-	return httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != bearer+secret {
 			http.Error(w, "not the secret", http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	}))
+	origin.EnableHTTP2 = true
+	origin.StartTLS()
+	return origin
 }
 
 // visitor asks the origin at url, with what it puts in the header.
