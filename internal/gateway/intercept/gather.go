@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"net"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -82,6 +83,9 @@ func (g *gathering) next() (batch []byte) {
 	defer g.mu.Unlock()
 	for g.queue == nil && !g.closed {
 		g.more.Wait()
+		g.mu.Unlock()
+		runtime.Gosched() // whoever is about to write more comes first
+		g.mu.Lock()
 	}
 	batch, g.queue = g.queue, nil
 	g.room.Broadcast()
