@@ -44,7 +44,7 @@ type connection struct {
 	ended bool
 }
 
-func newConnection(ctx context.Context, i *Interceptor, o forward.Opened) *connection {
+func newConnection(i *Interceptor, o forward.Opened) *connection {
 	c := &connection{
 		of: i, query: o.Query, addr: o.Addr, host: i.hostOf(o), tls: o.Hello != nil, http2: o.Kind == sniff.HTTP2,
 		guest: &guestConn{gathering: gather(o.Guest)}, redial: o.Redial,

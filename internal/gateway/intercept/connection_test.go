@@ -14,7 +14,7 @@ func TestRequestsAtTheEnd(t *testing.T) {
 	for range 200 {
 		near, far := net.Pipe()
 		up, world := net.Pipe()
-		c := newConnection(t.Context(), &Interceptor{}, forward.Opened{Guest: near, Up: up})
+		c := newConnection(&Interceptor{}, forward.Opened{Guest: near, Up: up})
 		var guest sync.WaitGroup
 		for range 8 {
 			guest.Go(func() {

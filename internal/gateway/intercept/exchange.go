@@ -124,9 +124,6 @@ func (e *exchange) rewrite(p *httputil.ProxyRequest) {
 		p.Out.Header.Del("Upgrade")
 		p.Out.Header.Del("Connection")
 	}
-	if e.of.Opens(e.query) {
-		plainFrames(p.Out.Header)
-	}
 }
 
 // mayBecome reports whether a connection may change to a protocol. HTTP/2 and
@@ -154,7 +151,7 @@ func (e *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 	e.secret = x
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
-			clear(h) // they aren't searched for values
+			x.Inform(http.Header(h))
 			return nil
 		},
 	}))

@@ -156,7 +156,7 @@ func (i *Interceptor) Open(ctx context.Context, o forward.Opened) forward.Outcom
 		_ = o.Guest.Close()
 		return forward.Outcome{Rule: ruleTooMany}
 	}
-	c := newConnection(ctx, i, o)
+	c := newConnection(i, o)
 	defer c.close()
 	defer context.AfterFunc(ctx, c.cut)()
 	served, err := c.prepare(ctx)

@@ -17,13 +17,6 @@ var errNotWritable = errors.New("upstream changed the protocol of a connection t
 // isWebSocket reports whether a request or response is for a WebSocket.
 func isWebSocket(h http.Header) bool { return strings.EqualFold(h.Get("Upgrade"), protoWebSocket) }
 
-// plainFrames keeps WebSocket frames readable: nothing compresses them.
-func plainFrames(h http.Header) {
-	if isWebSocket(h) {
-		h.Del("Sec-Websocket-Extensions")
-	}
-}
-
 // upgrade takes over a connection that has changed its protocol.
 func (e *exchange) upgrade(resp *http.Response) (*http.Response, error) {
 	raw, ok := resp.Body.(io.ReadWriteCloser)
