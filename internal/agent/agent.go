@@ -42,7 +42,12 @@ type Agent struct {
 // Run serves the link on conn until it ends or ctx does, and closes conn. Nil
 // is an orderly end: the other side has gone.
 func Run(ctx context.Context, conn io.ReadWriteCloser, opts Options) error {
+	closed := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	session, err := link.Serve(conn)
+	closed()
+	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

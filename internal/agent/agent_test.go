@@ -72,7 +72,7 @@ func start(t *testing.T) *shim {
 		s.done <- Run(ctx, far, Options{Version: "1", Root: s.root, Host: &fakeHost{}})
 	}()
 	var err error
-	if s.session, err = link.Open(near, 1); err != nil {
+	if s.session, err = link.Open(ctx, near, 1); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

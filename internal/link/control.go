@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 )
 
 const maxControl = 4 << 20 // bytes in one control message
@@ -23,6 +24,48 @@ type Config struct {
 	User        string            `json:"user"`        //
 	Home        string            `json:"home"`        // and its working directory
 	MaxMessage  int               `json:"maxMessage"`  // bytes, from client to agent
+
+	Entropy   []byte `json:"entropy,omitempty"`   // random; goes into the kernel's pool before anything else happens
+	MachineID string `json:"machineID,omitempty"` // 32 hexadecimal digits
+	Boot      *Boot  `json:"boot,omitempty"`      // set for machines whose agent starts the system
+}
+
+// Boot is what an agent that is the machine's first program does before
+// anything else: it mounts the root and configures the network card.
+type Boot struct {
+	Root       string       `json:"root"` // block device of the read-only EROFS root
+	Disk       string       `json:"disk"` // block device of the ext4 file system for all that is written
+	Card       string       `json:"card"` // name of the network card
+	MTU        int          `json:"mtu"`
+	Guest4     netip.Prefix `json:"guest4"`
+	Gateway4   netip.Addr   `json:"gateway4"`
+	Guest6     netip.Prefix `json:"guest6"`
+	Gateway6   netip.Addr   `json:"gateway6"`
+	GatewayMAC string       `json:"gatewayMAC"`
+}
+
+// Resume tells an agent that its machine stood still: a message on the
+// control stream of the running session after a pause, and the first message
+// of a new session after the machine was restored. It is answered by Ready.
+type Resume struct {
+	Generation uint32 `json:"generation"` // of the session's streams from now on
+	TimeUnixNs int64  `json:"timeUnixNs"`
+	Entropy    []byte `json:"entropy"`
+	// CutNetwork has the guest's connections to the outside closed: their
+	// other ends are gone.
+	CutNetwork bool `json:"cutNetwork,omitempty"`
+	// Identity is set when the machine continues as another sandbox.
+	Identity *Identity `json:"identity,omitempty"`
+}
+
+// Identity is what a forked machine gets of its own.
+type Identity struct {
+	SandboxID  string            `json:"sandboxID"`
+	ForkedFrom string            `json:"forkedFrom"` // the parent's sandbox id
+	Hostname   string            `json:"hostname"`
+	MachineID  string            `json:"machineID"`            // 32 hexadecimal digits
+	Env        map[string]string `json:"env,omitempty"`        // set for processes that start from now on: its own placeholders among them
+	ExtraRoots string            `json:"extraRoots,omitempty"` // as in Update
 }
 
 // Update adds to the configuration of a machine in which nothing but the agent
@@ -32,11 +75,19 @@ type Update struct {
 	ExtraRoots string            `json:"extraRoots,omitempty"` // all PEM certificates for the trust store, in place of Config's; empty leaves them
 }
 
-// ToAgent is a control message as the agent reads it: a Config, or an Update
-// if that is set.
+// ToAgent is a control message as the agent reads it: a Config, or whichever
+// of the others is set.
 type ToAgent struct {
 	Config
 	Update *Update `json:"update,omitempty"`
+	Resume *Resume `json:"resume,omitempty"`
+}
+
+// SendResume writes a Resume.
+func SendResume(w io.Writer, r Resume) error {
+	return SendControl(w, struct {
+		Resume Resume `json:"resume"`
+	}{r})
 }
 
 // SendUpdate writes an Update.

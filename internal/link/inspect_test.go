@@ -25,7 +25,8 @@ func frame(kind byte, flags uint16, stream uint32, data string) []byte {
 func TestFloodOfPings(t *testing.T) {
 	a, b := net.Pipe()
 	before := runtime.NumGoroutine()
-	host, err := Open(a, 1)
+	go func() { _ = awaitHello(b) }()
+	host, err := Open(t.Context(), a, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,8 +86,12 @@ func muxConfig() *yamux.Config {
 	return c
 }
 
-// Open starts the shim's end on conn, which the session owns from then on.
-func Open(conn io.ReadWriteCloser, generation uint32) (*Session, error) {
+// Open starts the shim's end on conn, which the session owns from then on, as
+// soon as the agent answers.
+func Open(ctx context.Context, conn net.Conn, generation uint32) (*Session, error) {
+	if err := greet(ctx, conn, magicOpen); err != nil {
+		return nil, err
+	}
 	mux, err := yamux.Client(&inspected{ReadWriteCloser: &coalescer{ReadWriteCloser: conn}}, muxConfig())
 	if err != nil {
 		return nil, fmt.Errorf("open link: %w", err)
@@ -95,8 +99,12 @@ func Open(conn io.ReadWriteCloser, generation uint32) (*Session, error) {
 	return &Session{mux: mux, generation: generation}, nil
 }
 
-// Serve starts the agent's end on conn, which the session owns from then on.
+// Serve starts the agent's end on conn, which the session owns from then on, as
+// soon as the shim opens a session.
 func Serve(conn io.ReadWriteCloser) (*Session, error) {
+	if err := awaitHello(conn); err != nil {
+		return nil, err
+	}
 	mux, err := yamux.Server(&coalescer{ReadWriteCloser: conn}, muxConfig())
 	if err != nil {
 		return nil, fmt.Errorf("serve link: %w", err)

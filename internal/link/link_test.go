@@ -21,12 +21,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func pair(t *testing.T) (host, guest *Session) {
 	t.Helper()
 	a, b := net.Pipe()
-	host, err := Open(a, 7)
-	if err != nil {
-		t.Fatal(err)
-	}
-	guest, err = Serve(b)
-	if err != nil {
+	served := make(chan error, 1)
+	go func() {
+		var err error
+		guest, err = Serve(b)
+		served <- err
+	}()
+	host, err := Open(t.Context(), a, 7)
+	if err = errors.Join(err, <-served); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = host.Close(), guest.Close() })

@@ -43,11 +43,25 @@ type Info struct {
 	Features Features
 }
 
-// Features says which optional powers the driver's machines have. Callers ask
-// this instead of switching on the driver's name.
+// Features says which optional powers the driver and its machines have.
+// Callers ask this instead of switching on the driver's name.
 type Features struct {
-	Pause bool
-	Fork  bool
+	Pause bool // machines are Pausers
+	Save  bool // machines are Savers and the driver is a Restorer: pause to disk, and fork
+}
+
+// Restorer is a driver's power to make machines that continue where a saved
+// one stood.
+type Restorer interface {
+	// Restore is Start for a machine that continues from a snapshot. Memory
+	// size, CPUs and disk size of s must be those of the saved machine;
+	// everything else may differ. Several machines can be restored from one
+	// snapshot at the same time, and none of them changes it. Its agent
+	// abandons the link of its earlier life and serves a new session on the
+	// new machine's Link. Files of the snapshot's directory may be in use by
+	// the machine for as long as it lives, unless it is given other names to
+	// them.
+	Restore(ctx context.Context, s Spec, from Snapshot) (Machine, error)
 }
 
 // Machine is one running machine. Its methods may be called concurrently.
@@ -86,6 +100,52 @@ type StatsReader interface {
 	Stats(ctx context.Context) (Stats, error)
 }
 
+// Pauser is the optional power to stand still with everything in memory. Both
+// methods are idempotent. Link and network card stay as they are.
+type Pauser interface {
+	// Pause returns when no guest instruction runs any more.
+	Pause(ctx context.Context) error
+	// Resume returns when the guest runs again.
+	Resume(ctx context.Context) error
+}
+
+// Saver is the optional power to write down all that a machine is: memory,
+// devices and the content of its disk.
+type Saver interface {
+	// Save writes the machine's state. The machine stands still meanwhile, for
+	// as short as the driver can. With o.Leave it then goes on as if nothing
+	// had happened, link and network card included; without, it has exited
+	// with ExitSaved when Save returns. When Save fails the machine goes on,
+	// and what is in o.Dir is worthless and of the caller to remove. A paused
+	// machine can be saved, too; left, it is paused as before.
+	Save(ctx context.Context, o SaveOptions) (Snapshot, error)
+}
+
+// SaveOptions say where a machine is saved to.
+type SaveOptions struct {
+	Dir   string // exists and is empty, on the file system of the machine's own directory
+	Leave bool   // let the machine go on
+}
+
+// Snapshot is a saved machine. Its exported fields can be carried to another
+// process on this host and used there while the snapshot is not released.
+type Snapshot struct {
+	Driver string `json:"driver"`
+	Dir    string `json:"dir"`
+	// Memory is the path of a descriptor of the process that saved, where the
+	// guest's memory is kept for several machines to share; empty if it is in
+	// Dir.
+	Memory string `json:"memory,omitempty"`
+	// Bytes were written to the host's disk.
+	Bytes int64 `json:"bytes"`
+	// StoodStill is for how long no guest instruction ran.
+	StoodStill time.Duration `json:"stoodStill"`
+
+	// Close frees what the saving process holds for the snapshot; nil if it
+	// holds nothing. It removes no file.
+	Close func() error `json:"-"`
+}
+
 // Stats is a measurement of what a machine uses on its host.
 type Stats struct {
 	MemoryBytes int64         // charged to the machine's control group
@@ -103,6 +163,10 @@ type Spec struct {
 	Image Image
 	Agent string // host path of the static agent binary, the guest's PID 1
 
+	// Template is a machine that was saved before anything of a sandbox was in
+	// it, for drivers that start faster from one; nil starts cold.
+	Template *Snapshot
+
 	MemoryBytes int64 // for the guest; the driver adds its own overhead
 	CPUs        int
 	MaxPIDs     int64 // host-side bound on processes and threads; 0 is the driver's default
@@ -115,9 +179,11 @@ type Spec struct {
 	AttachNIC func(NIC) error
 }
 
-// Image is the read-only root file system.
+// Image is the read-only root file system, and the kernel that fits it.
 type Image struct {
-	File string // host path of an EROFS file
+	File    string // host path of an EROFS file
+	Kernel  string // host path of a Linux kernel; for drivers that boot one
+	Modules string // host path of a cpio archive of the modules that the kernel needs to start
 }
 
 // Network is the guest's view of its network card.
@@ -165,6 +231,7 @@ type ExitReason string
 // The reasons.
 const (
 	ExitStopped ExitReason = "stopped" // on request
+	ExitSaved   ExitReason = "saved"   // on request, after Save
 	ExitOOM     ExitReason = "oom"     // it reached its memory limit
 	ExitCrashed ExitReason = "crashed" // by itself: agent gone, kernel panic, killed from outside
 )

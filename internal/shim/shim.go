@@ -165,8 +165,8 @@ func (s *Shim) start(ctx context.Context) error {
 		return fmt.Errorf("start machine: %w", err)
 	}
 	s.machine = m
-	if s.link, err = link.Open(m.Link(), 1); err != nil {
-		return err
+	if s.link, err = link.Open(ctx, m.Link(), 1); err != nil {
+		return s.startFailure(ctx, err)
 	}
 	if err := s.personalise(ctx); err != nil {
 		return err

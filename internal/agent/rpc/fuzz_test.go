@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -71,12 +72,15 @@ func FuzzConn(f *testing.F) {
 // the other side of a link.
 func BenchmarkOutStream(b *testing.B) {
 	near, far := socketPair(b)
-	shim, err := link.Open(near, 1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	agent, err := link.Serve(far)
-	if err != nil {
+	var agent *link.Session
+	opened := make(chan error, 1)
+	go func() {
+		var err error
+		agent, err = link.Serve(far)
+		opened <- err
+	}()
+	shim, err := link.Open(b.Context(), near, 1)
+	if err = errors.Join(err, <-opened); err != nil {
 		b.Fatal(err)
 	}
 	defer func() { _ = shim.Close(); _ = agent.Close() }()

@@ -117,7 +117,7 @@ func (s *suite) checkGone(t *testing.T, spec machine.Spec) {
 // converse opens the link and has the agent answer.
 func converse(t *testing.T, m machine.Machine) {
 	t.Helper()
-	session, err := link.Open(m.Link(), 1)
+	session, err := link.Open(deadline(t), m.Link(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,12 @@ type Spec struct {
 	Agent string `json:"agent"` // host path of the static agent
 	Image string `json:"image"` // host path of the EROFS file
 
+	Kernel   string            `json:"kernel,omitempty"`   // host path, for microVMs
+	Modules  string            `json:"modules,omitempty"`  // host path, for microVMs
+	QEMU     string            `json:"qemu,omitempty"`     // host path of qemu-system-…, for microVMs
+	Template *machine.Snapshot `json:"template,omitempty"` // what machines of this size start from
+	Origin   *Origin           `json:"origin,omitempty"`   // set for a fork: what it continues from
+
 	MemoryBytes int64 `json:"memoryBytes"`
 	CPUs        int   `json:"cpus"`
 	MaxPIDs     int64 `json:"maxPIDs,omitempty"`
@@ -49,6 +55,14 @@ type Spec struct {
 
 	StartTimeout time.Duration `json:"startTimeout"` // until the agent must have answered
 	LogLevel     string        `json:"logLevel,omitempty"`
+}
+
+// Origin is what a forked sandbox continues from.
+type Origin struct {
+	SandboxID string           `json:"sandboxID"` // of the parent
+	Snapshot  machine.Snapshot `json:"snapshot"`
+	// Generation is the highest that the parent's link had.
+	Generation uint32 `json:"generation"`
 }
 
 // Gateway is what the operator says about the sandbox's network.
@@ -98,6 +112,9 @@ const (
 	OpStop      Op = "stop"      // reply comes when everything is freed
 	OpConfigure Op = "configure" // make a spare somebody's sandbox; reply comes when it is
 	OpPolicy    Op = "policy"    // reply holds what the sandbox may reach, after the change that is asked for
+	OpPause     Op = "pause"     // reply comes when the machine stands still; it is no error if it does already
+	OpResume    Op = "resume"    // reply comes when the machine runs and its agent knows
+	OpFork      Op = "fork"      // reply holds what children start from, valid until the connection is closed
 )
 
 // Request is the first line on a connection to the socket.
@@ -109,6 +126,7 @@ type Request struct {
 
 	Personal *Personal  `json:"personal,omitempty"` // with configure
 	Policy   *SetPolicy `json:"policy,omitempty"`   // with policy; nil only asks
+	ToDisk   bool       `json:"toDisk,omitempty"`   // with pause: free the machine's memory, too
 }
 
 // SetPolicy replaces a sandbox's allow-list.
@@ -123,13 +141,39 @@ type Reply struct {
 	Exit   *Exit   `json:"exit,omitempty"`
 
 	Policy *api.NetworkPolicy `json:"policy,omitempty"`
+	Pause  *Paused            `json:"pause,omitempty"` // with pause
+	Fork   *Fork              `json:"fork,omitempty"`  // with fork
 }
+
+// Paused is what a pause took.
+type Paused struct {
+	Bytes      int64         `json:"bytes"` // written to disk
+	StoodStill time.Duration `json:"stoodStill"`
+}
+
+// Fork is what children of a sandbox start from. It holds the secrets.
+type Fork struct {
+	Origin   Origin   `json:"origin"`
+	Personal Personal `json:"personal"` // the parent's, without placeholders
+}
+
+// Power says whether a sandbox's machine runs.
+type Power string
+
+// The states of a machine.
+const (
+	PowerRunning   Power = "running"
+	PowerPaused    Power = "paused"    // it stands still, in memory
+	PowerSuspended Power = "suspended" // it is on disk
+)
 
 // Status is a shim's state, also kept in its state file. It holds no secret.
 type Status struct {
 	PID     int           `json:"pid"`
 	Started time.Time     `json:"started"`
 	Machine machine.State `json:"machine"`
+	Power   Power         `json:"power"`
+	CPUTime time.Duration `json:"cpuTime"` // of the machine, since its start or restoration
 	Exit    *Exit         `json:"exit,omitempty"`
 }
 
