@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/agent/boot"
 )
 
 var version = "dev" // set by the linker
@@ -31,6 +32,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("atoll-agent", flag.ContinueOnError)
 	fd := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
 	port := flags.String("link-port", "", "`path` of the device that is the link")
+	name := flags.String("boot", "", "start the machine's system; the link is the virtio port of this `name`")
 	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -42,11 +44,26 @@ func run(args []string) error {
 		fmt.Println(version)
 		return nil
 	}
+	var options agent.Options
+	if *name != "" {
+		if err := boot.Early(); err != nil {
+			return err
+		}
+		device, err := boot.Port(*name)
+		if err != nil {
+			return err
+		}
+		*port, options.Boot = device, boot.Root
+	}
 	conn, err := openLink(*fd, *port)
 	if err != nil {
 		return err
 	}
-	return serve(conn)
+	err = serve(conn, options)
+	if *name != "" {
+		return errors.Join(err, boot.PowerOff())
+	}
+	return err
 }
 
 // openLink opens whichever end of the link was named.
@@ -72,12 +89,13 @@ func openLink(fd int, port string) (io.ReadWriteCloser, error) {
 
 // serve runs the agent until its link ends or it is told to end, and then
 // leaves no process behind.
-func serve(conn io.ReadWriteCloser) error {
+func serve(conn io.ReadWriteCloser, options agent.Options) error {
 	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	err := agent.Run(ctx, conn, agent.Options{Version: version, Log: log})
+	options.Version, options.Log = version, log
+	err := agent.Run(ctx, conn, options)
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this one; their memory and files are given back now
 	}

@@ -25,6 +25,9 @@ type Options struct {
 	Root    string       // where the guest's files are; default "/"
 	Host    Host         // the guest's kernel; default the real one
 	Log     *slog.Logger // default: nothing is logged
+
+	// Boot starts the system, in a machine that is told to.
+	Boot func(link.Boot) error
 }
 
 // Agent serves one link.
@@ -202,6 +205,19 @@ func (a *Agent) update(u link.Update) error {
 	return nil
 }
 
+func (a *Agent) boot(b *link.Boot) error {
+	switch {
+	case b == nil:
+		return nil
+	case a.opts.Boot == nil:
+		return errors.New("this machine's system is not the agent's to start")
+	}
+	if err := a.opts.Boot(*b); err != nil {
+		return fmt.Errorf("start system: %w", err)
+	}
+	return nil
+}
+
 // configure personalises the machine, once.
 func (a *Agent) configure(ctx context.Context, cfg link.Config) error {
 	a.once.Lock()
@@ -210,6 +226,9 @@ func (a *Agent) configure(ctx context.Context, cfg link.Config) error {
 	case <-a.ready:
 		return errors.New("the machine has its configuration already")
 	default:
+	}
+	if err := a.boot(cfg.Boot); err != nil {
+		return err
 	}
 	env, err := personalise(a.opts.Root, a.opts.Host, cfg, a.log)
 	if err != nil {
