@@ -49,7 +49,7 @@ dpkg-deb --extract "$here"/kernel/*.deb "$here/kernel"
 linux=${kernel%%=*}
 linux=${linux#linux-image-}
 mv "$here/kernel/boot/vmlinuz-$linux" "$here/vmlinuz"
-cp -R "$here/kernel/usr/." "$root/usr/"
+cp -a "$here/kernel/usr/." "$root/usr/"
 rm -r "$here/kernel"
 inside depmod "$linux"
 
@@ -60,10 +60,9 @@ for module in virtio_mmio virtio_blk virtio_net virtio_console virtio_rng erofs 
 	inside modprobe --set-version "$linux" --show-depends "$module"
 done >"$here/needed"
 mkdir "$here/modules"
-awk '$1 == "insmod" && !seen[$2]++ { print $2 }' "$here/needed" | while read -r module; do
+awk '$1 == "insmod" && !seen[$2]++ { printf "%02d %s\n", n++, $2 }' "$here/needed" | while read -r number module; do
 	name=${module##*/}
-	number=$(ls "$here/modules" | wc -l)
-	inside xz --decompress --stdout "$module" >"$here/modules/$(printf '%02d' "$number")-${name%.xz}"
+	inside xz --decompress --stdout "$module" >"$here/modules/$number-${name%.xz}"
 done
 
 # Where the agent is mounted.
