@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/agent/lives"
 )
 
 var version = "dev" // set by the linker
@@ -30,6 +31,7 @@ func main() {
 func run(args []string) error {
 	flags := flag.NewFlagSet("atoll-agent", flag.ContinueOnError)
 	fd := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
+	bell := flags.Int("bell-fd", -1, "inherited `descriptor` of the socket that tells of restorations")
 	port := flags.String("link-port", "", "`path` of the device that is the link")
 	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
@@ -46,7 +48,31 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if *bell >= 0 {
+		return serveLives(conn.(*os.File), *bell)
+	}
 	return serve(conn)
+}
+
+// serveLives serves one session after the other.
+func serveLives(conn *os.File, bell int) error {
+	unix.CloseOnExec(bell)
+	if err := unix.SetNonblock(bell, true); err != nil {
+		return fmt.Errorf("open bell: descriptor %d: %w", bell, err)
+	}
+	l := lives.New(conn, os.NewFile(uintptr(bell), "bell"))
+	for {
+		next, err := l.Next(context.Background())
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := serve(next); err != nil {
+			fmt.Fprintln(os.Stderr, "atoll-agent:", err)
+		}
+	}
 }
 
 // openLink opens whichever end of the link was named.
