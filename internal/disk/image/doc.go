@@ -9,8 +9,10 @@
 //     has it;
 //   - NAME.modules, what this kernel needs before it can load modules from the
 //     root: an uncompressed cpio archive ("newc") of modules/NN-NAME.ko, to be
-//     loaded in the order of their names. It is an initramfs, or one part of
-//     it, as the kernel unpacks archives that follow one another;
+//     loaded in the order of their names. One that finds nothing to do says
+//     ENODEV, as crc32c-intel does on a CPU without that instruction. It is
+//     an initramfs, or one part of it, as the kernel unpacks archives that
+//     follow one another;
 //   - NAME.json, the Metadata.
 //
 // An image exists when all do and agree; Open is the only way to one. The root
