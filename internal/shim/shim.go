@@ -236,7 +236,13 @@ func (s *Shim) agentConfig() link.Config {
 	if maxMessage == 0 {
 		maxMessage = api.MaxClientMessage
 	}
+	var boot *link.Boot
+	if booter, ok := s.machine.(machine.Booter); ok {
+		b := booter.Boot()
+		boot = &b
+	}
 	return link.Config{
+		Boot:       boot,
 		Generation: 1, Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,

@@ -18,7 +18,7 @@ func configureCard(b link.Boot) error {
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
 	}
-	card, err := netlink.LinkByName(b.Card)
+	card, err := findCard(b.CardMAC)
 	if err != nil {
 		return fmt.Errorf("find network card: %w", err)
 	}
@@ -43,6 +43,19 @@ func configureCard(b link.Boot) error {
 		}
 	}
 	return nil
+}
+
+func findCard(mac string) (netlink.Link, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		if l.Attrs().HardwareAddr.String() == mac {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("none has the address %s", mac)
 }
 
 func addAddress(card netlink.Link, p netip.Prefix) error {

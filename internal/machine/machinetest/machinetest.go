@@ -131,6 +131,10 @@ func converse(t *testing.T, m machine.Machine) {
 		Generation: 1, Hostname: "conformance", MemoryBytes: 512 << 20, TimeUnixNs: time.Now().UnixNano(),
 		UserID: 1000, GroupID: 1000, User: "app", Home: "/home/app", MaxMessage: 1 << 20,
 	}
+	if booter, ok := m.(machine.Booter); ok {
+		boot := booter.Boot()
+		config.Boot = &boot
+	}
 	if err := link.SendControl(control, config); err != nil {
 		t.Fatal(err)
 	}

@@ -46,16 +46,18 @@ func TestGvisorConformance(t *testing.T) {
 				}
 			}
 		},
-		Leaks: func(id string) []string {
-			var left []string
-			for _, name := range cgroup.Leftovers() {
-				if name == id {
-					left = append(left, "control group "+name)
-				}
-			}
-			return left
-		},
+		Leaks: leaks,
 	})
+}
+
+func leaks(id string) []string {
+	var left []string
+	for _, name := range cgroup.Leftovers() {
+		if name == id {
+			left = append(left, "control group "+name)
+		}
+	}
+	return left
 }
 
 func network() machine.Network {
