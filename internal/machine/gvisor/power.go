@@ -31,7 +31,7 @@ const (
 func (m *gvisorMachine) Pause(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
-	if m.paused.Load() {
+	if m.paused.Load() && m.alive() == nil {
 		return nil
 	}
 	if err := m.stopGuest(ctx); err != nil {
@@ -49,7 +49,7 @@ func (m *gvisorMachine) Resume(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
 	if !m.paused.Load() {
-		return nil
+		return m.alive()
 	}
 	if err := m.runSentry(); err != nil {
 		return err
@@ -121,10 +121,19 @@ func (m *gvisorMachine) control(ctx context.Context, verb string) error {
 	return m.runsc(ctx, verb, m.id)
 }
 
+func (m *gvisorMachine) alive() error {
+	select {
+	case <-m.done:
+		return os.ErrProcessDone
+	default:
+		return nil
+	}
+}
+
 // runsc runs a command about the running machine.
 func (m *gvisorMachine) runsc(ctx context.Context, args ...string) error {
-	if m.process == nil {
-		return fmt.Errorf("runsc %s: %w", args[0], os.ErrProcessDone)
+	if err := m.alive(); err != nil {
+		return fmt.Errorf("runsc %s: %w", args[0], err)
 	}
 	runtime.LockOSThread() // the command dies with this thread
 	defer runtime.UnlockOSThread()

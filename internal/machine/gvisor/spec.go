@@ -130,7 +130,7 @@ func runscArgs(s machine.Spec) []string {
 		"--host-uds=none",
 		"--host-fifo=none",
 		"--host-settings=ignore", // `atoll doctor` checks the host
-		"--log=/dev/null", "--debug", "--debug-log=/tmp/gv/dbg/",
+		"--log=/dev/null",
 	}
 }
 
