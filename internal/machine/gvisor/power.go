@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// bellPatience bounds the start of a restored guest, which reads all of
 	// its memory from the host's disk.
 	bellPatience = 2 * time.Minute
+
+	saidBytes = 64 << 10 // of a command's stderr, of which the first line is kept
 )
 
 // Pause has the sentry stop the guest, and then stops the sentry, which would
@@ -138,16 +141,20 @@ func (m *gvisorMachine) runsc(ctx context.Context, args ...string) error {
 	runtime.LockOSThread() // the command dies with this thread
 	defer runtime.UnlockOSThread()
 	cmd := m.driver.command(ctx, append([]string{"--root=" + stateDir(m.dir), "--log=/dev/null"}, args...))
-	said := &tailBuffer{limit: tailBytes}
+	said := &tailBuffer{limit: saidBytes}
 	cmd.Stderr = said
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	if err != nil {
-		return fmt.Errorf("runsc %s: %w: %s", args[0], err, said)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("runsc %s: %w", args[0], err)
+	if reason, _, _ := strings.Cut(said.String(), "\n"); reason != "" { // what follows is runsc's stack
+		err = fmt.Errorf("%w: %s", err, reason)
+	}
+	return err
 }
 
 // restore starts a machine from a saved one, and tells its agent.
