@@ -1,6 +1,6 @@
 // Command atoll-agent is the program inside a sandbox's machine, its PID 1:
 // it serves the calls that come over the link to the shim, and ends the
-// machine when the link ends.
+// machine when the link ends for good.
 package main
 
 import (
@@ -42,42 +42,46 @@ func run(args []string) error {
 		fmt.Println(version)
 		return nil
 	}
-	conn, err := openLink(*fd, *port)
+	conn, next, err := openLink(*fd, *port)
 	if err != nil {
 		return err
 	}
-	return serve(conn)
+	return serve(conn, next)
 }
 
-// openLink opens whichever end of the link was named.
-func openLink(fd int, port string) (io.ReadWriteCloser, error) {
+// nextFunc yields the connection of a further session; see agent.Options.
+type nextFunc = func(context.Context) (io.ReadWriteCloser, error)
+
+// openLink opens whichever end of the link was named. With a socket, there is
+// one session.
+func openLink(fd int, device string) (io.ReadWriteCloser, nextFunc, error) {
 	switch {
-	case fd >= 0 && port != "":
-		return nil, errors.New("give one of -link-fd and -link-port")
+	case fd >= 0 && device != "":
+		return nil, nil, errors.New("give one of -link-fd and -link-port")
 	case fd >= 0:
 		unix.CloseOnExec(fd)
 		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, fmt.Errorf("open link: descriptor %d: %w", fd, err)
+			return nil, nil, fmt.Errorf("open link: descriptor %d: %w", fd, err)
 		}
-		return os.NewFile(uintptr(fd), "link"), nil
-	case port != "":
-		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
+		return os.NewFile(uintptr(fd), "link"), nil, nil
+	case device != "":
+		p, err := openPort(device)
 		if err != nil {
-			return nil, fmt.Errorf("open link: %w", err)
+			return nil, nil, err
 		}
-		return f, nil
+		return &portConn{port: p}, p.Next, nil
 	}
-	return nil, errors.New("give the link with -link-fd or -link-port")
+	return nil, nil, errors.New("give the link with -link-fd or -link-port")
 }
 
 // serve runs the agent until its link ends or it is told to end, and then
 // leaves no process behind.
-func serve(conn io.ReadWriteCloser) error {
+func serve(conn io.ReadWriteCloser, next nextFunc) error {
 	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	err := agent.Run(ctx, conn, agent.Options{Version: version, Log: log})
+	err := agent.Run(ctx, conn, agent.Options{Version: version, Log: log, Next: next})
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this one; their memory and files are given back now
 	}
