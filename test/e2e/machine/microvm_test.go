@@ -52,6 +52,6 @@ func TestMicrovmConformance(t *testing.T) {
 				}
 			}
 		},
-		Leaks: leaks,
+		Full: full, Leaks: leaks,
 	})
 }
