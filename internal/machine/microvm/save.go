@@ -15,6 +15,18 @@ import (
 // work directory.
 const stateFile = "state"
 
+var errGone = errors.New("the machine has ended")
+
+// over reports whether the machine has ended, or does not run in this process.
+func (m *vm) over() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return m.monitor == nil
+	}
+}
+
 // Pause stops the guest's processors.
 func (m *vm) Pause(ctx context.Context) error {
 	m.power.Lock()
@@ -30,6 +42,9 @@ func (m *vm) Resume(ctx context.Context) error {
 }
 
 func (m *vm) halt(ctx context.Context) error {
+	if m.over() {
+		return errGone
+	}
 	if m.still {
 		return nil
 	}
@@ -41,6 +56,9 @@ func (m *vm) halt(ctx context.Context) error {
 }
 
 func (m *vm) goOn(ctx context.Context) error {
+	if m.over() {
+		return errGone
+	}
 	if !m.still {
 		return nil
 	}
@@ -56,8 +74,8 @@ func (m *vm) goOn(ctx context.Context) error {
 func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (machine.Snapshot, error) {
 	m.power.Lock()
 	defer m.power.Unlock()
-	if m.monitor == nil {
-		return machine.Snapshot{}, errors.New("save machine: it does not run")
+	if m.over() {
+		return machine.Snapshot{}, errGone
 	}
 	top := ""
 	if o.Leave {
@@ -137,7 +155,7 @@ func (m *vm) saveState(ctx context.Context, dir string) error {
 		return errors.Join(err, os.Remove(m.work(stateFile)))
 	}
 	if err := os.Rename(m.work(stateFile), filepath.Join(dir, savedState)); err != nil {
-		return fmt.Errorf("keep state: %w", err)
+		return errors.Join(fmt.Errorf("keep state: %w", err), os.Remove(m.work(stateFile)))
 	}
 	return nil
 }

@@ -164,21 +164,27 @@ func (r *resident) release() error {
 	return r.snapshot.Close()
 }
 
-// templatePatience bounds the making of a template: a boot, which takes
-// seconds without KVM, on a busy host many.
-const templatePatience = 3 * time.Minute
+// Making a template is a boot, which takes seconds without KVM, on a busy host
+// many. One that hangs is tried again.
+const (
+	buildAttempts = 2
+	buildPatience = 90 * time.Second // each
+)
 
 // provide makes a template's memory available.
 func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *resident) {
-	ctx, cancel := context.WithTimeout(ctx, templatePatience)
-	defer cancel()
 	r.snapshot, r.err = t.open(key)
 	if r.err != nil {
 		if !errors.Is(r.err, fs.ErrNotExist) {
 			t.log.Warn("a saved template is of no use; it is made again", "key", key, "error", r.err)
 		}
 		began := time.Now()
-		if r.err = t.build(ctx, key, s); r.err == nil {
+		for range buildAttempts {
+			if r.err = t.build(ctx, key, s); r.err == nil {
+				break
+			}
+		}
+		if r.err == nil {
 			r.snapshot, r.err = t.open(key)
 		}
 		if r.err == nil {
@@ -272,6 +278,8 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 
 // build boots a machine, saves it and puts it into place, whole.
 func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, buildPatience)
+	defer cancel()
 	dir := filepath.Join(t.dir, buildPrefix+key)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make template: %w", err)
