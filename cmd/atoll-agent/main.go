@@ -74,8 +74,11 @@ func openLink(fd, bell int, device string) (io.ReadWriteCloser, nextFunc, error)
 
 func openSocket(fd, bell int) (io.ReadWriteCloser, nextFunc, error) {
 	link, err := inherited(fd, "link")
-	if err != nil || bell < 0 {
-		return link, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if bell < 0 {
+		return link, nil, nil
 	}
 	rung, err := inherited(bell, "bell")
 	if err != nil {
