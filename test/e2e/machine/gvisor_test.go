@@ -46,7 +46,7 @@ func TestGvisorConformance(t *testing.T) {
 				}
 			}
 		},
-		Full: full,
+		Full:  full,
 		Leaks: leaks,
 	})
 }
