@@ -257,11 +257,10 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 	}
 	hash := sha256.New()
 	hash.Write(state)
-	info, err := memory.Stat()
+	c, err := newFileCopier(nil, memory)
 	if err != nil {
 		return "", err
 	}
-	c := &copier{base: memory, bytes: info.Size(), buffer: make([]byte, chunk)}
 	for at := int64(0); at < c.bytes; at += chunk {
 		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
@@ -362,10 +361,27 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	if err := m.saveState(ctx, dir); err != nil {
 		return err
 	}
-	if err := m.saveMemory(&machine.Snapshot{}, machine.SaveOptions{Dir: dir}); err != nil {
+	if err := saveFile(filepath.Join(dir, savedMemory), m.memory); err != nil {
 		return err
 	}
 	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
+}
+
+// saveFile copies a machine's memory file to disk.
+func saveFile(path string, memory *os.File) (err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	c, err := newFileCopier(file, memory)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(c.bytes); err != nil {
+		return err
+	}
+	return c.copyAll()
 }
 
 // key names everything that is in a template.
