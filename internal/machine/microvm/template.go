@@ -131,7 +131,7 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	key := filepath.Base(s.Dir)
 	t.mu.Lock()
 	r := t.resident[key]
-	if r == nil || r.snapshot.Memory != s.Memory {
+	if r == nil || !r.isReady() || r.snapshot.Memory != s.Memory {
 		t.mu.Unlock()
 		return nil // it was discarded already
 	}
@@ -147,14 +147,21 @@ func (t *Templates) Close() error {
 	defer t.mu.Unlock()
 	var err error
 	for key, r := range t.resident {
-		select {
-		case <-r.ready:
+		if r.isReady() { // what is being made ends with the process
 			err = errors.Join(err, r.release())
 			delete(t.resident, key)
-		default: // its maker gives it back
 		}
 	}
 	return err
+}
+
+func (r *resident) isReady() bool {
+	select {
+	case <-r.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 func (r *resident) release() error {
@@ -206,7 +213,7 @@ func (t *Templates) evict() {
 	for len(t.resident) > maxResident {
 		oldest, since := "", time.Now().Add(-keepResident)
 		for key, r := range t.resident {
-			if r.snapshot.Close != nil && r.used.Before(since) {
+			if r.isReady() && r.snapshot.Close != nil && r.used.Before(since) {
 				oldest, since = key, r.used
 			}
 		}
