@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -473,6 +474,9 @@ func readTemplate(dir string) (Template, error) {
 	if meta.Format != templateFormat {
 		return meta, fmt.Errorf("read template: format %d is not %d", meta.Format, templateFormat)
 	}
+	if meta.Key != filepath.Base(dir) {
+		return meta, fmt.Errorf("read template: it is %.64q", meta.Key)
+	}
 	return meta, nil
 }
 
@@ -505,8 +509,11 @@ func ListTemplates(dir string) ([]Template, error) {
 // it don't need it, and a server that holds it goes on using it.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
+// keyForm is what Templates.key makes.
+var keyForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
 func removeTemplate(dir, key string) error {
-	if key == "" || filepath.Base(key) != key {
+	if !keyForm.MatchString(key) {
 		return fmt.Errorf("remove template: bad key %q", key)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, key)); err != nil {
