@@ -58,6 +58,7 @@ type vm struct {
 	link    net.Conn
 	bell    net.Conn
 	console *tail
+	drained chan struct{} // closed when the console has said all
 	stderr  *tail
 
 	exitOnce sync.Once
@@ -80,7 +81,7 @@ type vm struct {
 func newMachine(d *Driver, id, dir string) *vm {
 	return &vm{
 		driver: d, id: id, dir: dir, group: cgroup.Open(id),
-		console: newTail(), stderr: newTail(),
+		console: newTail(), drained: make(chan struct{}), stderr: newTail(),
 		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
 	}
 }
@@ -145,11 +146,6 @@ func (m *vm) restore(ctx context.Context, s machine.Spec, from machine.Snapshot)
 // takeDisks puts a saved chain into the work directory: as it is, if nobody
 // else can, or with a file on top that takes what this machine writes.
 func (m *vm) takeDisks(ctx context.Context, meta saved, dir string) error {
-	for _, name := range meta.Disks {
-		if filepath.Base(name) != name {
-			return fmt.Errorf("read snapshot: bad file name %q", name)
-		}
-	}
 	if err := linkAll(workDir(m.dir), dir, meta.Disks); err != nil {
 		return err
 	}
@@ -359,7 +355,7 @@ func (m *vm) wires() (theirs []*os.File, err error) {
 	}
 	m.monitor = openMonitor(ours[0], m.event)
 	m.link, m.bell = ours[1], ours[2]
-	go m.console.drain(ours[3])
+	go m.console.drain(ours[3], m.drained)
 	if err := m.spec.AttachNIC(machine.NIC{Kind: machine.NICStream, File: card, MTU: m.spec.Network.MTU}); err != nil {
 		return theirs, errors.Join(errCard, err, card.Close())
 	}
@@ -399,7 +395,11 @@ const panicNotice = "Kernel panic - not syncing"
 // exitOf tells why QEMU ended.
 func (m *vm) exitOf(err error) machine.Exit {
 	if m.monitor != nil {
-		m.monitor.close() // what it still had to say was said
+		m.monitor.close()
+		select {
+		case <-m.drained:
+		case <-time.After(lastWords):
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

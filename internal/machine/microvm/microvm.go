@@ -107,6 +107,9 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*vm) error
 	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
 	defer cancel()
 	err = errors.Join(err, m.Destroy(cleanup))
+	if m.link != nil {
+		_ = m.link.Close()
+	}
 	return nil, errors.Join(err, os.MkdirAll(s.Dir, 0o700))
 }
 
@@ -206,9 +209,11 @@ func readSaved(dir string, s machine.Spec) (saved, error) {
 		return meta, err
 	case meta.Format != savedFormat:
 		return meta, fmt.Errorf("read snapshot: format %d is not %d", meta.Format, savedFormat)
+	case !isChain(meta.Disks):
+		return meta, fmt.Errorf("read snapshot: no machine has the disks %.256q", meta.Disks)
 	case meta.MemoryBytes != s.MemoryBytes || meta.CPUs != s.CPUs || meta.DiskBytes != s.DiskBytes:
 		return meta, errors.New("read snapshot: it is of a machine of another size")
-	case len(meta.Disks) > 0 && meta.Image != image:
+	case meta.Image != image:
 		return meta, errors.New("read snapshot: the image was replaced since")
 	}
 	return meta, nil

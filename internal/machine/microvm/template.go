@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -131,7 +132,7 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	key := filepath.Base(s.Dir)
 	t.mu.Lock()
 	r := t.resident[key]
-	if r == nil || r.snapshot.Memory != s.Memory {
+	if r == nil || !r.isReady() || r.snapshot.Memory != s.Memory {
 		t.mu.Unlock()
 		return nil // it was discarded already
 	}
@@ -147,14 +148,21 @@ func (t *Templates) Close() error {
 	defer t.mu.Unlock()
 	var err error
 	for key, r := range t.resident {
-		select {
-		case <-r.ready:
+		if r.isReady() { // what is being made ends with the process
 			err = errors.Join(err, r.release())
 			delete(t.resident, key)
-		default: // its maker gives it back
 		}
 	}
 	return err
+}
+
+func (r *resident) isReady() bool {
+	select {
+	case <-r.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 func (r *resident) release() error {
@@ -206,7 +214,7 @@ func (t *Templates) evict() {
 	for len(t.resident) > maxResident {
 		oldest, since := "", time.Now().Add(-keepResident)
 		for key, r := range t.resident {
-			if r.snapshot.Close != nil && r.used.Before(since) {
+			if r.isReady() && r.snapshot.Close != nil && r.used.Before(since) {
 				oldest, since = key, r.used
 			}
 		}
@@ -482,6 +490,9 @@ func readTemplate(dir string) (Template, error) {
 	if meta.Format != templateFormat {
 		return meta, fmt.Errorf("read template: format %d is not %d", meta.Format, templateFormat)
 	}
+	if meta.Key != filepath.Base(dir) {
+		return meta, fmt.Errorf("read template: it is %.64q", meta.Key)
+	}
 	return meta, nil
 }
 
@@ -514,8 +525,11 @@ func ListTemplates(dir string) ([]Template, error) {
 // it don't need it, and a server that holds it goes on using it.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
+// keyForm is what Templates.key makes.
+var keyForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
 func removeTemplate(dir, key string) error {
-	if key == "" || filepath.Base(key) != key {
+	if !keyForm.MatchString(key) {
 		return fmt.Errorf("remove template: bad key %q", key)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, key)); err != nil {
