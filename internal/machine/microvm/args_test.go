@@ -82,7 +82,7 @@ func TestLimitsAddTheDriversOverhead(t *testing.T) {
 	s := exampleSpec()
 	s.MaxPIDs = 1024 // the guest's processes are not QEMU's
 	for accel, overhead := range map[Acceleration]int64{KVM: overheadBytes, TCG: overheadBytes + overheadTCG} {
-		got := New(Config{Accel: accel}).limits(s)
+		got := New(Config{Accel: accel}).limits(s, false)
 		if want := (cgroup.Limits{MemoryBytes: 1280<<20 + overhead, CPUs: 2, PIDs: defaultMaxPIDs}); got != want {
 			t.Errorf("%s: limits %+v; want %+v", accel, got, want)
 		}

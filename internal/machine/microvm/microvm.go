@@ -161,16 +161,23 @@ func (d *Driver) check(s machine.Spec) error {
 	return nil
 }
 
-func (d *Driver) limits(s machine.Spec) cgroup.Limits {
-	overhead := int64(overheadBytes)
+// limits are QEMU's. A machine that continues from a saved memory can be
+// charged twice for each page: a write to a page that is a hole in the saved
+// file makes the kernel fill the hole first, once for all machines that share
+// the file, and then copy it.
+func (d *Driver) limits(s machine.Spec, continues bool) cgroup.Limits {
+	bytes := s.MemoryBytes + overheadBytes
 	if d.Accel == TCG {
-		overhead += overheadTCG
+		bytes += overheadTCG
+	}
+	if continues {
+		bytes += s.MemoryBytes
 	}
 	pids := s.MaxPIDs
 	if pids == 0 || pids > defaultMaxPIDs {
 		pids = defaultMaxPIDs // the guest's processes are not the host's
 	}
-	return cgroup.Limits{MemoryBytes: s.MemoryBytes + overhead, CPUs: s.CPUs, PIDs: pids}
+	return cgroup.Limits{MemoryBytes: bytes, CPUs: s.CPUs, PIDs: pids}
 }
 
 // saved describes a snapshot, in its directory.

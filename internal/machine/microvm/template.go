@@ -76,6 +76,7 @@ type Templates struct {
 type resident struct {
 	ready    chan struct{} // closed when the following are set
 	snapshot machine.Snapshot
+	filled   int64 // of the memory at first, bytes
 	err      error
 	used     time.Time // guarded by Templates.mu
 }
@@ -106,6 +107,10 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 	}
 	t.mu.Lock()
 	r, ok := t.resident[key]
+	if ok && r.grown(s.MemoryBytes) {
+		r.retire()
+		ok = false
+	}
 	if !ok {
 		r = &resident{ready: make(chan struct{})}
 		t.resident[key] = r
@@ -165,6 +170,28 @@ func (r *resident) isReady() bool {
 	}
 }
 
+// grown reports whether machines have filled so many holes of the memory that
+// a fresh copy is worth its making; see Driver.limits. It must be called with
+// the lock held.
+func (r *resident) grown(bytes int64) bool {
+	select {
+	case <-r.ready:
+	default:
+		return false
+	}
+	var st unix.Stat_t
+	if r.err != nil || unix.Stat(r.snapshot.Memory, &st) != nil {
+		return false
+	}
+	return st.Blocks*512 > r.filled+bytes/2
+}
+
+// retire gives the memory back when no machine can be about to open it any
+// more.
+func (r *resident) retire() {
+	time.AfterFunc(keepResident, func() { _ = r.release() })
+}
+
 func (r *resident) release() error {
 	if r.snapshot.Close == nil {
 		return nil
@@ -198,6 +225,10 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 		if r.err == nil {
 			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
 		}
+	}
+	var st unix.Stat_t
+	if r.err == nil && unix.Stat(r.snapshot.Memory, &st) == nil {
+		r.filled = st.Blocks * 512
 	}
 	t.mu.Lock()
 	if r.err != nil {
