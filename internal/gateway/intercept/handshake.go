@@ -17,8 +17,9 @@ const (
 )
 
 var (
-	errProtocol = errors.New("the guest speaks nothing that can be read")
-	errOther    = errors.New("upstream speaks another protocol than before")
+	errProtocol  = errors.New("the guest speaks nothing that can be read")
+	errHandshake = errors.New("handshake with the guest")
+	errOther     = errors.New("upstream speaks another protocol than before")
 )
 
 // prepareTLS shakes hands with upstream first: what it speaks is what the
@@ -44,7 +45,23 @@ func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
 		config.NextProtos = []string{orHTTP1(chosen)}
 	}
 	c.useTLS(up, chosen)
-	return tls.Server(c.guest, config), nil
+	guest := tls.Server(c.guest, config)
+	if chosen != protoHTTP2 {
+		return guest, nil
+	}
+	return c.prepareHTTP2(ctx, guest)
+}
+
+// prepareHTTP2 shakes hands with a guest that must speak HTTP/2, so that its
+// server sees what is inside TLS only, as from a guest that speaks it in plain
+// text.
+func (c *connection) prepareHTTP2(ctx context.Context, guest *tls.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
+	if err := guest.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	return newUpdates(guest), nil
 }
 
 // readable returns those of the offered protocols that can be read. No offer

@@ -160,6 +160,9 @@ func (i *Interceptor) Open(ctx context.Context, o forward.Opened) forward.Outcom
 	defer c.close()
 	defer context.AfterFunc(ctx, c.cut)()
 	served, err := c.prepare(ctx)
+	if errors.Is(err, errHandshake) {
+		return forward.Outcome{Note: noteHandshake}
+	}
 	if err != nil {
 		i.cfg.Log.Debug("connection not opened", "name", o.Query.Name, "error", err)
 		return forward.Outcome{Rule: ruleProtocol}
