@@ -143,7 +143,7 @@ func TestHTTP2AsSpecified(t *testing.T) {
 		_, _ = w.Write([]byte("the answer"))
 	}))
 	at := f.listener.Addr().(*net.TCPAddr)
-	c := &config.Config{Host: "127.0.0.1", Port: at.Port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, TLS: true, Insecure: true}
+	c := &config.Config{Host: "127.0.0.1", Port: at.Port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 16000, TLS: true, Insecure: true}
 	passed := 0
 	for _, group := range []*spec.TestGroup{generic.Spec(), http2.Spec(), hpack.Spec()} {
 		group.Test(c)

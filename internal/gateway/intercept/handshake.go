@@ -34,7 +34,7 @@ func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: offered, SessionTicketsDisabled: true}
+	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: offered, SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true}
 	up, err := c.handshake(ctx, c.take(), offered)
 	if err != nil {
 		c.refused = &untrusted{err}
@@ -132,7 +132,7 @@ func (c *connection) handshake(ctx context.Context, raw net.Conn, offer []string
 		return nil, err
 	}
 	up := tls.Client(raw, &tls.Config{
-		ServerName: c.host, RootCAs: roots, NextProtos: offer, ClientSessionCache: c.of.sessions,
+		ServerName: c.host, RootCAs: roots, NextProtos: offer, ClientSessionCache: c.of.sessions, DynamicRecordSizingDisabled: true,
 	})
 	if err := up.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake with %s: %w", c.host, err)

@@ -102,8 +102,9 @@ func New(cfg Config) *Interceptor {
 // business.
 var silent = log.New(io.Discard, "", 0)
 
-// frameSize is how many bytes one frame of a guest's HTTP/2 may have.
-const frameSize = 16 << 10
+// frameSize is how many bytes one frame of a guest's HTTP/2 may have. With its
+// head, a frame fills whole records of TLS.
+const frameSize = 64<<10 - frameHead
 
 // window is how many bytes of an HTTP/2 stream may be under way.
 const window = 1 << 20
