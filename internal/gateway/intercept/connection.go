@@ -166,7 +166,7 @@ func (c *connection) prepare(ctx context.Context) (net.Conn, error) {
 
 // bufferSize is how many bytes are read and written at once: of HTTP/2, one
 // frame that fills whole records of TLS.
-const bufferSize = 64<<10 - frameHead
+const bufferSize = 32<<10 - frameHead
 
 // dial is the transport's way to upstream, in plain text.
 func (c *connection) dial(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -10,7 +10,7 @@ import (
 const (
 	maxWhole    = 1 << 20  // bytes of a body that is read whole, for its exact length
 	maxUnpacked = 8 << 20  // bytes of such a body without its codings
-	pieceSize   = 60 << 10 // so that what becomes of a piece fits into a reader's 64 KiB
+	pieceSize   = 28 << 10 // so that what becomes of a piece fits into a reader's 32 KiB
 )
 
 // body passes a body through a Rewriter, piece by piece as they come.
