@@ -45,11 +45,19 @@ func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
 		config.NextProtos = []string{orHTTP1(chosen)}
 	}
 	c.useTLS(up, chosen)
-	guest := tls.Server(c.guest, config)
 	if chosen != protoHTTP2 {
-		return guest, nil
+		return tls.Server(c.guest, config), nil
 	}
-	return c.prepareHTTP2(ctx, guest)
+	config.CipherSuites = suitesOfHTTP2
+	return c.prepareHTTP2(ctx, tls.Server(c.guest, config))
+}
+
+// suitesOfHTTP2 are those of TLS 1.2 that it may have (RFC 9113, 9.2.2), with
+// the kind of key that leaves have.
+var suitesOfHTTP2 = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
 // prepareHTTP2 shakes hands with a guest that must speak HTTP/2, so that its
