@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/link"
@@ -16,6 +19,20 @@ import (
 // CodeShimEnded is the code of Attach's error for a shim that wrote down why
 // it ended. It never reaches a client.
 const CodeShimEnded = "SHIM_ENDED"
+
+// Codes of what a shim refuses or can't do.
+const (
+	// CodePaused: a stream was asked for while the machine stands still. It
+	// never reaches a client: the sandbox is resumed first.
+	CodePaused = "PAUSED"
+	// CodeCannotPause and CodeCannotFork: the machine's driver lacks the power.
+	CodeCannotPause = "CANNOT_PAUSE"
+	CodeCannotFork  = "CANNOT_FORK"
+	// CodeSaveFailed: the machine could not be written down, and goes on.
+	CodeSaveFailed = "SAVE_FAILED"
+	// CodeTooManyForks: the sandbox is being forked as often as it may at once.
+	CodeTooManyForks = "TOO_MANY_FORKS"
+)
 
 // Launcher starts shims and finds running ones again. Its methods may be
 // called concurrently.
@@ -59,6 +76,25 @@ type Shim interface {
 	// connections that are no longer allowed; nil is no list.
 	SetPolicy(ctx context.Context, allow *[]string) (api.NetworkPolicy, error)
 
+	// Status says whether the machine runs, and what it used.
+	Status(ctx context.Context) (ShimStatus, error)
+
+	// Pause returns when the machine stands still. To disk, its memory is
+	// written down and given back, and its streams end; it is no error if it
+	// stands still already, but a suspended machine stays suspended. When it
+	// fails the machine goes on as before.
+	Pause(ctx context.Context, toDisk bool) (Paused, error)
+
+	// Resume returns when the machine runs again and its agent knows. It is no
+	// error if it ran. A machine that can't be restored ends as crashed.
+	Resume(ctx context.Context) error
+
+	// Fork writes down the machine as it is, for other sandboxes to continue
+	// from. A running machine goes on after a moment, one that stands still
+	// stays so. The caller closes the fork when its children run; it ends with
+	// the shim, too.
+	Fork(ctx context.Context) (*Fork, error)
+
 	// Exited delivers one value when the machine or the shim itself ended,
 	// for whatever reason.
 	Exited() <-chan ShimExit
@@ -73,6 +109,72 @@ type Shim interface {
 type ShimExit struct {
 	Reason string // api.StopOOM, api.StopCrashed or api.StopKilled
 	Detail string // for the log; bounded, may hold guest text
+}
+
+// Power says whether a sandbox's machine runs.
+type Power string
+
+// The states of a machine.
+const (
+	PowerRunning   Power = "running"
+	PowerPaused    Power = "paused"    // it stands still, in memory
+	PowerSuspended Power = "suspended" // it is on disk
+)
+
+// ShimStatus is how a sandbox's machine is.
+type ShimStatus struct {
+	Power   Power
+	CPUTime time.Duration // of the machine, earlier lives of a suspended one included
+}
+
+// Paused is what a pause took.
+type Paused struct {
+	Bytes      int64         // written to disk
+	StoodStill time.Duration // until the call returned, or the machine went on
+}
+
+// Origin is what a forked sandbox continues from. It is valid while its Fork
+// is open.
+type Origin struct {
+	SandboxID  string // of the parent
+	Snapshot   machine.Snapshot
+	Generation uint32 // the highest that the parent's link had
+}
+
+// Fork is a sandbox written down for others to continue from. It holds the
+// parent's secrets.
+type Fork struct {
+	Origin   Origin
+	personal Personal
+	release  func() error
+	closed   sync.Once
+}
+
+// NewFork returns a fork that calls release, which may be nil, when it is
+// closed.
+func NewFork(o Origin, p Personal, release func() error) *Fork {
+	return &Fork{Origin: o, personal: p, release: release}
+}
+
+// Personal returns what a child has of its own: the parent's variables, lists
+// as they are now, and secrets. Each call's result belongs to one child.
+func (f *Fork) Personal() Personal {
+	p := f.personal
+	p.Env = maps.Clone(p.Env)
+	p.Secrets = NewSecrets(maps.Clone(p.Secrets.Specs()))
+	return p
+}
+
+// Close frees the saved machine and forgets the secrets. Children that have
+// started don't need it any more. It is idempotent.
+func (f *Fork) Close() (err error) {
+	f.closed.Do(func() {
+		f.personal.Secrets.Drop()
+		if f.release != nil {
+			err = f.release()
+		}
+	})
+	return err
 }
 
 // ShimSpec is everything a shim needs to know. It holds secrets: whoever
@@ -91,6 +193,8 @@ type ShimSpec struct {
 	MaxMessage int // bytes in one message from a client
 
 	Personal
+	Origin *Origin // set for a fork: what it continues from; its sizes and image are the parent's
+
 	Spare bool // Personal is empty and comes with Configure; until then nothing is reachable
 
 	Exceptions    []netip.Prefix   // addresses that are reachable although always refused

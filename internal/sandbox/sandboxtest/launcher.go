@@ -28,7 +28,8 @@ type Launcher struct {
 	Agent  func(conn net.Conn, h link.RPCHeader) // serves one stream and closes it; nil is Echo
 	StopBy time.Duration                         // how long a stop takes
 
-	FailConfigure func(id string) error // makes spares fail; may be nil
+	FailConfigure func(id string) error         // makes spares fail; may be nil
+	FailPower     func(id, method string) error // makes "pause", "resume" and "fork" fail; may be nil
 
 	mu        sync.Mutex
 	shims     map[string]*Shim
@@ -54,7 +55,7 @@ func (l *Launcher) Launch(ctx context.Context, spec sandbox.ShimSpec) (sandbox.S
 			return nil, err
 		}
 	}
-	s := &Shim{Spec: spec, launcher: l, personal: accept(spec.Personal), exited: make(chan sandbox.ShimExit, 1), conns: map[net.Conn]struct{}{}}
+	s := &Shim{Spec: spec, launcher: l, power: sandbox.PowerRunning, personal: accept(spec.Personal), exited: make(chan sandbox.ShimExit, 1), conns: map[net.Conn]struct{}{}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.shims == nil {
@@ -149,8 +150,12 @@ type Shim struct {
 	mu       sync.Mutex
 	conns    map[net.Conn]struct{}
 	personal Received
-	late     bool   // personal came with Configure
-	reason   string // why it was stopped
+	late     bool // personal came with Configure
+	power    sandbox.Power
+	cpu      time.Duration
+	calls    []string // "pause", "pause to disk", "resume", "fork"
+	forks    int      // open ones
+	reason   string   // why it was stopped
 	dead     bool
 	work     sync.WaitGroup
 }
@@ -229,8 +234,11 @@ func (s *Shim) OpenRPC(_ context.Context, h link.RPCHeader) (net.Conn, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dead {
+	switch {
+	case s.dead:
 		return nil, errs.Unavailable
+	case s.power != sandbox.PowerRunning:
+		return nil, errs.New(errs.Precondition, sandbox.CodePaused, "the sandbox is %s", s.power)
 	}
 	s.conns[theirs] = struct{}{}
 	s.work.Go(func() {
@@ -283,6 +291,10 @@ func (s *Shim) die() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dead = true
+	s.closeStreams()
+}
+
+func (s *Shim) closeStreams() {
 	for c := range s.conns {
 		_ = c.Close()
 	}

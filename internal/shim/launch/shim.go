@@ -142,7 +142,7 @@ func (s *Shim) request(ctx context.Context, r wire.Request) (net.Conn, *bufio.Re
 		err = errors.Join(ctx.Err(), err)
 	}
 	if err == nil && reply.Error != "" {
-		err = errors.New(reply.Error)
+		err = refusal(reply)
 	}
 	if err != nil {
 		return nil, nil, reply, errors.Join(err, conn.Close())

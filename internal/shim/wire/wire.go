@@ -134,9 +134,22 @@ type SetPolicy struct {
 	AllowNet *[]string `json:"allowNet"` // nil is no list
 }
 
+// Code tells apart the errors that the daemon acts on or passes on.
+type Code string
+
+// The codes.
+const (
+	CodePaused       Code = "PAUSED"         // no stream can be opened: the machine stands still
+	CodeCannotPause  Code = "CANNOT_PAUSE"   // the driver lacks the power; the error's text names both
+	CodeCannotFork   Code = "CANNOT_FORK"    // likewise
+	CodeSaveFailed   Code = "SAVE_FAILED"    // the machine goes on
+	CodeTooManyForks Code = "TOO_MANY_FORKS" // as many as may be open at once are
+)
+
 // Reply answers a Request.
 type Reply struct {
 	Error  string  `json:"error,omitempty"`
+	Code   Code    `json:"code,omitempty"` // of the error; empty for most
 	Status *Status `json:"status,omitempty"`
 	Exit   *Exit   `json:"exit,omitempty"`
 
@@ -173,7 +186,7 @@ type Status struct {
 	Started time.Time     `json:"started"`
 	Machine machine.State `json:"machine"`
 	Power   Power         `json:"power"`
-	CPUTime time.Duration `json:"cpuTime"` // of the machine, since its start or restoration
+	CPUTime time.Duration `json:"cpuTime"` // of the machine, earlier lives of a suspended one included
 	Exit    *Exit         `json:"exit,omitempty"`
 }
 

@@ -1,0 +1,119 @@
+package sandboxtest
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/gateway/secret"
+	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/sandbox"
+)
+
+// Status implements sandbox.Shim.
+func (s *Shim) Status(context.Context) (sandbox.ShimStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
+		return sandbox.ShimStatus{}, errs.Unavailable
+	}
+	return sandbox.ShimStatus{Power: s.power, CPUTime: s.cpu}, nil
+}
+
+// UseCPU pretends that the machine computed.
+func (s *Shim) UseCPU(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cpu += d
+}
+
+// Calls are the successful calls of Pause, Resume and Fork: "pause", "pause to
+// disk", "resume" and "fork".
+func (s *Shim) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// OpenForks is how many forks were not closed.
+func (s *Shim) OpenForks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.forks
+}
+
+// Pause implements sandbox.Shim. To disk, it ends the streams.
+func (s *Shim) Pause(_ context.Context, toDisk bool) (sandbox.Paused, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	call := "pause"
+	if toDisk {
+		call = "pause to disk"
+	}
+	if err := s.note("pause", call); err != nil {
+		return sandbox.Paused{}, err
+	}
+	switch {
+	case toDisk && s.power != sandbox.PowerSuspended:
+		s.power = sandbox.PowerSuspended
+		s.closeStreams()
+		return sandbox.Paused{Bytes: 1 << 20, StoodStill: time.Millisecond}, nil
+	case s.power == sandbox.PowerRunning:
+		s.power = sandbox.PowerPaused
+	}
+	return sandbox.Paused{}, nil
+}
+
+// Resume implements sandbox.Shim.
+func (s *Shim) Resume(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.note("resume", "resume"); err != nil {
+		return err
+	}
+	s.power = sandbox.PowerRunning
+	return nil
+}
+
+// Fork implements sandbox.Shim.
+func (s *Shim) Fork(context.Context) (*sandbox.Fork, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.note("fork", "fork"); err != nil {
+		return nil, err
+	}
+	s.forks++
+	return sandbox.NewFork(
+		sandbox.Origin{SandboxID: s.Spec.ID, Snapshot: machine.Snapshot{Driver: s.Spec.Driver, Dir: "/forks/1"}, Generation: 1},
+		s.personal.personal(), s.endFork,
+	), nil
+}
+
+func (s *Shim) endFork() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forks--
+	return nil
+}
+
+func (s *Shim) note(method, call string) error {
+	if s.dead {
+		return errs.Unavailable
+	}
+	if f := s.launcher.FailPower; f != nil {
+		if err := f(s.Spec.ID, method); err != nil {
+			return err
+		}
+	}
+	s.calls = append(s.calls, call)
+	return nil
+}
+
+func (r Received) personal() sandbox.Personal {
+	specs := map[string]secret.Spec{}
+	for name, spec := range r.Secrets {
+		specs[name] = spec
+	}
+	return sandbox.Personal{Env: r.Env, AllowNet: r.AllowNet, Ceiling: r.Ceiling, Secrets: sandbox.NewSecrets(specs)}
+}
