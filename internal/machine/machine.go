@@ -58,9 +58,9 @@ type Restorer interface {
 	// everything else may differ. Several machines can be restored from one
 	// snapshot at the same time, and none of them changes it. Its agent
 	// abandons the link of its earlier life and serves a new session on the
-	// new machine's Link. Files of the snapshot's directory may be in use by
-	// the machine for as long as it lives, unless it is given other names to
-	// them.
+	// new machine's Link. Once that agent has answered, the names of the
+	// snapshot's files can be removed: what the machine needs of them, it has
+	// open or has linked into its own directory.
 	Restore(ctx context.Context, s Spec, from Snapshot) (Machine, error)
 }
 

@@ -149,7 +149,8 @@ const (
 // Reply answers a Request.
 type Reply struct {
 	Error  string  `json:"error,omitempty"`
-	Code   Code    `json:"code,omitempty"` // of the error; empty for most
+	Code   Code    `json:"code,omitempty"`  // of the error; empty for most. With one, Error is written for the caller
+	Cause  string  `json:"cause,omitempty"` // of an error with a code, for the log
 	Status *Status `json:"status,omitempty"`
 	Exit   *Exit   `json:"exit,omitempty"`
 
