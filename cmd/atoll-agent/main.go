@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/agent/lives"
 )
 
 var version = "dev" // set by the linker
@@ -30,6 +31,7 @@ func main() {
 func run(args []string) error {
 	flags := flag.NewFlagSet("atoll-agent", flag.ContinueOnError)
 	fd := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
+	bell := flags.Int("bell-fd", -1, "inherited `descriptor` of the socket on which restorations of the machine are told")
 	port := flags.String("link-port", "", "`path` of the device that is the link")
 	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
@@ -42,7 +44,7 @@ func run(args []string) error {
 		fmt.Println(version)
 		return nil
 	}
-	conn, next, err := openLink(*fd, *port)
+	conn, next, err := openLink(*fd, *bell, *port)
 	if err != nil {
 		return err
 	}
@@ -52,18 +54,14 @@ func run(args []string) error {
 // nextFunc yields the connection of a further session; see agent.Options.
 type nextFunc = func(context.Context) (io.ReadWriteCloser, error)
 
-// openLink opens whichever end of the link was named. With a socket, there is
-// one session.
-func openLink(fd int, device string) (io.ReadWriteCloser, nextFunc, error) {
+// openLink opens whichever end of the link was named. With a socket and no
+// bell, there is one session.
+func openLink(fd, bell int, device string) (io.ReadWriteCloser, nextFunc, error) {
 	switch {
 	case fd >= 0 && device != "":
 		return nil, nil, errors.New("give one of -link-fd and -link-port")
 	case fd >= 0:
-		unix.CloseOnExec(fd)
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, nil, fmt.Errorf("open link: descriptor %d: %w", fd, err)
-		}
-		return os.NewFile(uintptr(fd), "link"), nil, nil
+		return openSocket(fd, bell)
 	case device != "":
 		p, err := openPort(device)
 		if err != nil {
@@ -72,6 +70,30 @@ func openLink(fd int, device string) (io.ReadWriteCloser, nextFunc, error) {
 		return &portConn{port: p}, p.Next, nil
 	}
 	return nil, nil, errors.New("give the link with -link-fd or -link-port")
+}
+
+func openSocket(fd, bell int) (io.ReadWriteCloser, nextFunc, error) {
+	link, err := inherited(fd, "link")
+	if err != nil || bell < 0 {
+		return link, nil, err
+	}
+	rung, err := inherited(bell, "bell")
+	if err != nil {
+		return nil, nil, err
+	}
+	next := lives.New(link, rung).Next
+	conn, err := next(context.Background())
+	return conn, next, err
+}
+
+// inherited opens a socket that this process was started with, and keeps it
+// from the processes that it starts.
+func inherited(fd int, name string) (*os.File, error) {
+	unix.CloseOnExec(fd)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("open %s: descriptor %d: %w", name, fd, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // serve runs the agent until its link ends or it is told to end, and then

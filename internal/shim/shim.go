@@ -206,7 +206,7 @@ func (s *Shim) firstLife(ctx context.Context) (*life, error) {
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image}, Agent: s.spec.Agent,
+		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
 	}

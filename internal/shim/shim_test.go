@@ -259,6 +259,17 @@ func (r *running) wantNoValue() {
 	}
 }
 
+// TestMachineGetsAllOfTheImage: the driver decides which files it needs.
+func TestMachineGetsAllOfTheImage(t *testing.T) {
+	s := New(wire.Spec{ID: "sbx", Image: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}, Parts{
+		Driver: fake.New(nil), Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler),
+	})
+	want := machine.Image{File: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}
+	if got := s.machineSpec().Image; got != want {
+		t.Errorf("image = %+v", got)
+	}
+}
+
 func TestPersonalFromTheStart(t *testing.T) {
 	r := run(t, func(s *wire.Spec) { s.Personal = personal() })
 	if diff := cmp.Diff([]string{"secrets", "policy", "attach"}, r.gateway.known()); diff != "" {
