@@ -23,7 +23,7 @@ const (
 
 	pauseTimeout  = 30 * time.Second
 	saveTimeout   = 10 * time.Minute // the memory of a large machine, to a slow disk
-	resumeTimeout = time.Minute
+	resumeTimeout = 3 * time.Minute  // it is read back
 	wakeTimeout   = 10 * time.Second // for the agent's answer after a pause
 	statsTimeout  = 2 * time.Second
 
@@ -296,7 +296,8 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", maxForks)}
 	}
 	var v *saved
-	err = s.operate(saveTimeout, func(ctx context.Context) error {
+	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
+		f.Origin.Generation = s.generation
 		v, err = s.forkable(ctx)
 		return err
 	})
@@ -304,7 +305,7 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		s.endFork()
 		return f, nil, err
 	}
-	f = wire.Fork{Origin: wire.Origin{SandboxID: s.spec.ID, Snapshot: v.Snapshot, Generation: s.generation}, Personal: s.own.personal()}
+	f.Origin.SandboxID, f.Origin.Snapshot, f.Personal = s.spec.ID, v.Snapshot, s.own.personal()
 	return f, func() { s.release(v); s.endFork() }, nil
 }
 
