@@ -306,7 +306,7 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		return f, nil, err
 	}
 	f.Origin.SandboxID, f.Origin.Snapshot, f.Personal = s.spec.ID, v.Snapshot, s.own.personal()
-	return f, func() { s.release(v); s.endFork() }, nil
+	return f, func() { s.endFork(); s.release(v) }, nil
 }
 
 // forkable writes the machine down, unless it is already.

@@ -257,12 +257,9 @@ func (s *Shim) watch(ctx context.Context, l *life, changed <-chan struct{}) (exi
 	}
 	select {
 	case exit := <-exited:
-		if exit.Reason == machine.ExitSaved {
-			return s.replaced(ctx, l, func() wire.Exit { return exitOf(exit) })
-		}
-		return exitOf(exit), true
+		return s.exited(ctx, l, exit)
 	case <-lost:
-		return s.replaced(ctx, l, func() wire.Exit { return s.linkLost(l) })
+		return s.linkLost(ctx, l)
 	case exit := <-s.broken:
 		return exit, true
 	case <-changed:
@@ -274,12 +271,38 @@ func (s *Shim) watch(ctx context.Context, l *life, changed <-chan struct{}) (exi
 	}
 }
 
+// exited: a machine that was saved has ended on purpose, if that succeeds.
+func (s *Shim) exited(ctx context.Context, l *life, exit machine.Exit) (wire.Exit, bool) {
+	if exit.Reason != machine.ExitSaved {
+		return exitOf(exit), true
+	}
+	return s.replaced(ctx, l, nil, func() wire.Exit { return exitOf(exit) })
+}
+
+// linkLost: an agent that closed its link cannot be reached again. If the
+// machine is ending, its own reason is better.
+func (s *Shim) linkLost(ctx context.Context, l *life) (wire.Exit, bool) {
+	return s.replaced(ctx, l, l.machine.Exited(), func() wire.Exit {
+		select {
+		case exit := <-l.machine.Exited():
+			return exitOf(exit)
+		case reason := <-s.stop:
+			return s.end(reason)
+		case <-time.After(stopTimeout):
+			s.end(api.StopCrashed)
+			return wire.Exit{Reason: api.StopCrashed, Detail: "the agent closed its link"}
+		}
+	})
+}
+
 // replaced waits for the operation under way, which may be what ended a life
 // on purpose. If it was none, otherwise says why the sandbox has ended.
-func (s *Shim) replaced(ctx context.Context, l *life, otherwise func() wire.Exit) (exit wire.Exit, over bool) {
+func (s *Shim) replaced(ctx context.Context, l *life, exited <-chan machine.Exit, otherwise func() wire.Exit) (wire.Exit, bool) {
 	select {
 	case s.turn <- struct{}{}:
 		<-s.turn
+	case exit := <-exited:
+		return s.exited(ctx, l, exit)
 	case reason := <-s.stop:
 		return s.end(reason), true
 	case <-ctx.Done():
@@ -289,20 +312,6 @@ func (s *Shim) replaced(ctx context.Context, l *life, otherwise func() wire.Exit
 		return wire.Exit{}, false
 	}
 	return otherwise(), true
-}
-
-// linkLost: an agent that closed its link cannot be reached again. If the
-// machine is ending, its own reason is better.
-func (s *Shim) linkLost(l *life) wire.Exit {
-	select {
-	case exit := <-l.machine.Exited():
-		return exitOf(exit)
-	case reason := <-s.stop:
-		return s.end(reason)
-	case <-time.After(stopTimeout):
-		s.end(api.StopCrashed)
-		return wire.Exit{Reason: api.StopCrashed, Detail: "the agent closed its link"}
-	}
 }
 
 func exitOf(e machine.Exit) wire.Exit {
