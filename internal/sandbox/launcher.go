@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -138,7 +139,8 @@ type Paused struct {
 type Origin struct {
 	SandboxID  string // of the parent
 	Snapshot   machine.Snapshot
-	Generation uint32 // the highest that the parent's link had
+	Generation uint32      // the highest that the parent's link had
+	Names      names.State // what the virtual addresses that its guest knows stand for
 }
 
 // Fork is a sandbox written down for others to continue from. It holds the

@@ -305,7 +305,8 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		s.endFork()
 		return f, nil, err
 	}
-	f.Origin.SandboxID, f.Origin.Snapshot, f.Personal = s.spec.ID, v.Snapshot, s.own.personal()
+	f.Origin.SandboxID, f.Origin.Snapshot, f.Origin.Names = s.spec.ID, v.Snapshot, s.parts.Gateway.Names()
+	f.Personal = s.own.personal()
 	return f, func() { s.endFork(); s.release(v) }, nil
 }
 
@@ -347,6 +348,9 @@ func (s *Shim) endFork() {
 // startFork begins as what another sandbox was.
 func (s *Shim) startFork(ctx context.Context, from wire.Origin) (*life, error) {
 	s.generation = from.Generation + 1
+	if err := s.parts.Gateway.ContinueNames(from.Names); err != nil {
+		return nil, err
+	}
 	return s.continueFrom(ctx, from.Snapshot, s.generation, &link.Identity{
 		SandboxID: s.spec.ID, ForkedFrom: from.SandboxID, Hostname: s.spec.Hostname, MachineID: newMachineID(),
 		Env: s.environment(), ExtraRoots: s.guestRoots(),

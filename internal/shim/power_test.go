@@ -418,6 +418,12 @@ func TestChild(t *testing.T) {
 	if !strings.HasPrefix(env["API_KEY"], secret.Placeholder) {
 		t.Errorf("the placeholder is %q", env["API_KEY"])
 	}
+	if diff := cmp.Diff([]string{"secrets", "policy", "names", "attach"}, child.gateway.known()); diff != "" {
+		t.Errorf("the network was not in place before the machine: %s", diff)
+	}
+	if diff := cmp.Diff(parent.gateway.Names(), child.gateway.names); diff != "" {
+		t.Error(diff)
+	}
 	child.do(wire.Request{Op: wire.OpPause, ToDisk: true})
 	child.do(wire.Request{Op: wire.OpResume})
 	child.check()

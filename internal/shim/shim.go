@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
@@ -53,6 +54,10 @@ type Gateway interface {
 	// Detach gives up the card and cuts all connections; another card can be
 	// attached.
 	Detach()
+	// Names is what the guest's virtual addresses stand for; ContinueNames has
+	// them stand for the same as another gateway's.
+	Names() names.State
+	ContinueNames(names.State) error
 	// SetPolicy replaces what may be reached, nil for no list, and cuts the
 	// connections that no longer may.
 	SetPolicy(allow, ceiling *policy.List)

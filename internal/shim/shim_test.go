@@ -20,6 +20,7 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/agent/rpc/rpctest"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
@@ -43,6 +44,7 @@ type fakeGateway struct {
 	allow   *policy.List
 	ceiling *policy.List
 	secrets *secret.Set
+	names   names.State // that it continues
 }
 
 func (g *fakeGateway) note(call string) {
@@ -54,7 +56,18 @@ func (g *fakeGateway) note(call string) {
 func (g *fakeGateway) Attach(nic machine.NIC) error { g.note("attach"); return nic.File.Close() }
 func (g *fakeGateway) Detach()                      { g.note("detach") }
 func (g *fakeGateway) Close() error                 { return nil }
-func (g *fakeGateway) CAPEM() string                { return certificate }
+func (g *fakeGateway) Names() names.State {
+	return names.State{Next: 1, Names: []names.Named{{Name: "a.test", Slot: 1}}}
+}
+
+func (g *fakeGateway) ContinueNames(st names.State) error {
+	g.note("names")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.names = st
+	return nil
+}
+func (g *fakeGateway) CAPEM() string { return certificate }
 
 func (g *fakeGateway) SetPolicy(allow, ceiling *policy.List) {
 	g.note("policy")

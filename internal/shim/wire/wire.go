@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
@@ -63,6 +64,8 @@ type Origin struct {
 	Snapshot  machine.Snapshot `json:"snapshot"`
 	// Generation is the highest that the parent's link had.
 	Generation uint32 `json:"generation"`
+	// Names is what the virtual addresses that the guest knows stand for.
+	Names names.State `json:"names"`
 }
 
 // Gateway is what the operator says about the sandbox's network.
