@@ -228,7 +228,9 @@ func (s *Shim) openAudit() error {
 // setPolicy replaces the allow-list, if a change is given, and describes the
 // result.
 func (s *Shim) setPolicy(change *wire.SetPolicy) (api.NetworkPolicy, error) {
-	if !s.configured() {
+	s.own.late.Lock()
+	defer s.own.late.Unlock()
+	if s.spec.Spare && !s.own.done {
 		return api.NetworkPolicy{}, errUnconfigured
 	}
 	s.own.mu.Lock()

@@ -4,9 +4,12 @@ package shim
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,6 +114,19 @@ setsid sh -c 'i=0; while :; do i=$((i+1)); echo $i >/tmp/count.new; mv /tmp/coun
 while ! test -s /tmp/count; do sleep 0.02; done
 `
 
+// connect opens a connection to the gateway, which answers nothing, and notes
+// its end.
+const connect = `
+rm -f /tmp/connected
+setsid bash -c 'exec 3<>/dev/tcp/10.87.0.1/53; echo open >/tmp/connected; cat <&3; echo cut >/tmp/connected' >/dev/null 2>&1 &
+while ! test -s /tmp/connected; do sleep 0.02; done
+`
+
+func (b *box) wantNetwork() {
+	b.t.Helper()
+	b.await("bash -c 'exec 3<>/dev/tcp/10.87.0.1/53' && echo up", "up")
+}
+
 func parentSpec(t *testing.T, id string) sandbox.ShimSpec {
 	s := spec(t, id)
 	s.Hostname = "parent"
@@ -142,9 +158,12 @@ func TestPauseResumeFork(t *testing.T) {
 	b.wantCounting()
 
 	for range 2 {
+		b.sh(connect)
 		b.suspend()
 		b.resume()
 		b.wantCounting()
+		b.await("cat /tmp/connected", "cut")
+		b.wantNetwork()
 	}
 	if got := b.sh("cat /root/file; hostname") + b.env("API_KEY"); got != "on-disk\nparent"+key {
 		t.Errorf("after its restoration: %q", got)
@@ -174,7 +193,7 @@ func (b *box) suspend() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Logf("suspended in %v: stood still for %v, %d MiB", time.Since(began).Round(time.Millisecond), took.StoodStill.Round(time.Millisecond), took.Bytes>>20)
+	b.t.Logf("suspended in %v: stood still for %v, %d MiB on disk, shim %s", time.Since(began).Round(time.Millisecond), took.StoodStill.Round(time.Millisecond), took.Bytes>>20, b.memory())
 	if st := b.status(); st.Power != sandbox.PowerSuspended || took.Bytes == 0 {
 		b.t.Errorf("it is %+v, and took %+v", st, took)
 	}
@@ -182,6 +201,17 @@ func (b *box) suspend() {
 		b.t.Errorf("a suspended machine has processes: %v", pids)
 	}
 	b.wantNoSecretOnDisk()
+}
+
+// memory is what the shim has of its own, for the log.
+func (b *box) memory() string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.Shim.(*launch.Shim).PID()))
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "RssAnon:") {
+			return strings.Join(strings.Fields(line), " ")
+		}
+	}
+	return ""
 }
 
 func (b *box) resume() {
@@ -244,6 +274,7 @@ func (b *box) children(f *sandbox.Fork, id string) {
 	seen := map[string]bool{b.env("API_KEY"): true, b.sh("cat /etc/machine-id"): true, b.sh("head -c 16 /dev/urandom | od -An -tx1"): true}
 	for _, c := range all {
 		c.wantCounting()
+		c.wantNetwork()
 		if got := c.sh("cat /root/file; hostname; cat /etc/hostname"); got != "on-disk\n"+c.id+"\n"+c.id {
 			t.Errorf("%s: %q", c.id, got)
 		}
@@ -268,5 +299,28 @@ func (b *box) children(f *sandbox.Fork, id string) {
 		if err := c.Stop(deadline(t), api.StopKilled); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestKilledWhileSuspended: of a suspended sandbox whose shim is killed,
+// nothing is left.
+func TestKilledWhileSuspended(t *testing.T) {
+	l := launcher(t)
+	b := launchBox(t, l, parentSpec(t, "shim-killed-asleep"))
+	b.suspend()
+	if err := syscall.Kill(b.Shim.(*launch.Shim).PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit := awaitExit(t, b); exit.Reason != api.StopCrashed {
+		t.Errorf("exit: %+v", exit)
+	}
+	if err := l.Cleanup(deadline(t), b.id); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(l.Data.Sandboxes()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if slices.Contains(cgroup.Leftovers(), cgroup.ShimName(b.id)) {
+		t.Error("the shim's control group is still there")
 	}
 }
