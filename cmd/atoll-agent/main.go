@@ -1,6 +1,6 @@
 // Command atoll-agent is the program inside a sandbox's machine, its PID 1:
 // it serves the calls that come over the link to the shim, and ends the
-// machine when the link ends for good.
+// machine when the link ends.
 package main
 
 import (
@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/agent/boot"
 	"github.com/atollhq/atoll/internal/agent/lives"
 )
 
@@ -30,9 +30,9 @@ func main() {
 
 func run(args []string) error {
 	flags := flag.NewFlagSet("atoll-agent", flag.ContinueOnError)
-	fd := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
-	bell := flags.Int("bell-fd", -1, "inherited `descriptor` of the socket on which restorations of the machine are told")
-	port := flags.String("link-port", "", "`path` of the device that is the link")
+	linkFD := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
+	bellFD := flags.Int("bell-fd", -1, "inherited `descriptor` of the socket that tells of restorations")
+	starts := flags.Bool("boot", false, "start the machine's system; link and bell are virtio ports")
 	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -44,51 +44,49 @@ func run(args []string) error {
 		fmt.Println(version)
 		return nil
 	}
-	conn, next, err := openLink(*fd, *bell, *port)
+	if *starts {
+		return start()
+	}
+	link, err := inherited("link", *linkFD)
 	if err != nil {
 		return err
 	}
-	return serve(conn, next)
-}
-
-// nextFunc yields the connection of a further session; see agent.Options.
-type nextFunc = func(context.Context) (io.ReadWriteCloser, error)
-
-// openLink opens whichever end of the link was named. With a socket and no
-// bell, there is one session.
-func openLink(fd, bell int, device string) (io.ReadWriteCloser, nextFunc, error) {
-	switch {
-	case fd >= 0 && device != "":
-		return nil, nil, errors.New("give one of -link-fd and -link-port")
-	case fd >= 0:
-		return openSocket(fd, bell)
-	case device != "":
-		p, err := openPort(device)
-		if err != nil {
-			return nil, nil, err
-		}
-		return &portConn{port: p}, p.Next, nil
-	}
-	return nil, nil, errors.New("give the link with -link-fd or -link-port")
-}
-
-func openSocket(fd, bell int) (io.ReadWriteCloser, nextFunc, error) {
-	link, err := inherited(fd, "link")
-	if err != nil || bell < 0 {
-		return link, nil, err
-	}
-	rung, err := inherited(bell, "bell")
+	bell, err := inherited("bell", *bellFD)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	next := lives.New(link, rung).Next
-	conn, err := next(context.Background())
-	return conn, next, err
+	return serve(lives.New(link, bell), agent.Options{})
 }
 
-// inherited opens a socket that this process was started with, and keeps it
-// from the processes that it starts.
-func inherited(fd int, name string) (*os.File, error) {
+// start runs the agent as the first program of a machine with a kernel of its
+// own, which ends with it.
+func start() error {
+	err := startAndServe()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "atoll-agent:", err)
+	}
+	return errors.Join(err, boot.PowerOff())
+}
+
+func startAndServe() error {
+	if err := boot.Early(); err != nil {
+		return err
+	}
+	link, err := boot.OpenPort(boot.LinkPort)
+	if err != nil {
+		return err
+	}
+	bell, err := boot.OpenPort(boot.BellPort)
+	if err != nil {
+		return err
+	}
+	return serve(lives.New(link, bell), agent.Options{Boot: boot.Root})
+}
+
+func inherited(name string, fd int) (*os.File, error) {
+	if fd < 0 {
+		return nil, fmt.Errorf("give the %s with -%s-fd", name, name)
+	}
 	unix.CloseOnExec(fd)
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("open %s: descriptor %d: %w", name, fd, err)
@@ -98,12 +96,18 @@ func inherited(fd int, name string) (*os.File, error) {
 
 // serve runs the agent until its link ends or it is told to end, and then
 // leaves no process behind.
-func serve(conn io.ReadWriteCloser, next nextFunc) error {
+func serve(l *lives.Link, options agent.Options) error {
 	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	err := agent.Run(ctx, conn, agent.Options{Version: version, Log: log, Next: next})
+	options.Version, options.Log = version, log
+	conn, err := l.Next(ctx)
+	if err != nil {
+		return err
+	}
+	options.Next = l.Next
+	err = agent.Run(ctx, conn, options)
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this one; their memory and files are given back now
 	}

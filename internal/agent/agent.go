@@ -23,6 +23,9 @@ type Options struct {
 	Host    Host         // the guest's kernel; default the real one
 	Log     *slog.Logger // default: nothing is logged
 
+	// Boot starts the system, in a machine that is told to.
+	Boot func(link.Boot) error
+
 	// Next yields the connection of the next session, in a machine that can be
 	// saved and restored: it is called when the one before has ended and its
 	// connection is closed. io.EOF says that there will be none. With nil, Run

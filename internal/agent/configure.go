@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 
 	"github.com/atollhq/atoll/internal/agent/trust"
@@ -15,6 +16,9 @@ func (a *Agent) configure(cfg link.Config) error {
 		return errors.New("the machine has its configuration already")
 	}
 	a.stir(cfg.Entropy)
+	if err := a.boot(cfg.Boot); err != nil {
+		return err
+	}
 	env, err := personalise(a.opts.Root, a.opts.Host, cfg, a.log)
 	if err != nil {
 		return err
@@ -26,6 +30,19 @@ func (a *Agent) configure(cfg link.Config) error {
 	a.cfg, a.given = cfg, maps.Clone(cfg.Env)
 	a.parts = newServices(a.life, cfg, env, a.log)
 	a.configured = true
+	return nil
+}
+
+func (a *Agent) boot(b *link.Boot) error {
+	switch {
+	case b == nil:
+		return nil
+	case a.opts.Boot == nil:
+		return errors.New("this machine's system is not the agent's to start")
+	}
+	if err := a.opts.Boot(*b); err != nil {
+		return fmt.Errorf("start system: %w", err)
+	}
 	return nil
 }
 

@@ -34,9 +34,9 @@ type Config struct {
 // Boot is what an agent that is the machine's first program does before
 // anything else: it mounts the root and configures the network card.
 type Boot struct {
-	Root       string       `json:"root"` // block device of the read-only EROFS root
-	Disk       string       `json:"disk"` // block device of the ext4 file system for all that is written
-	Card       string       `json:"card"` // name of the network card
+	Root       string       `json:"root"`    // serial of the block device with the read-only EROFS root
+	Disk       string       `json:"disk"`    // serial of the block device with the ext4 file system for all that is written
+	CardMAC    string       `json:"cardMAC"` // hardware address of the network card
 	MTU        int          `json:"mtu"`
 	Guest4     netip.Prefix `json:"guest4"`
 	Gateway4   netip.Addr   `json:"gateway4"`

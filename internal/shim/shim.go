@@ -204,7 +204,7 @@ func (s *Shim) firstLife(ctx context.Context) (*life, error) {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
 	return s.enliven(ctx, m, firstGeneration, func(l *life) error {
-		return l.tell(ctx, func(w io.Writer) error { return link.SendControl(w, s.agentConfig()) })
+		return l.tell(ctx, func(w io.Writer) error { return link.SendControl(w, s.agentConfig(m)) })
 	})
 }
 
@@ -224,7 +224,7 @@ const (
 	guestHome = "/home/app"
 )
 
-func (s *Shim) agentConfig() link.Config {
+func (s *Shim) agentConfig(m machine.Machine) link.Config {
 	nameservers := make([]string, len(s.parts.Network.Nameservers))
 	for i, ns := range s.parts.Network.Nameservers {
 		nameservers[i] = ns.String()
@@ -233,8 +233,13 @@ func (s *Shim) agentConfig() link.Config {
 	if maxMessage == 0 {
 		maxMessage = api.MaxClientMessage
 	}
+	var boot *link.Boot
+	if booter, ok := m.(machine.Booter); ok {
+		b := booter.Boot()
+		boot = &b
+	}
 	return link.Config{
-		Generation: firstGeneration, SandboxID: s.spec.ID, MachineID: newMachineID(), Entropy: entropy(),
+		Generation: firstGeneration, SandboxID: s.spec.ID, MachineID: newMachineID(), Entropy: entropy(), Boot: boot,
 		Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,

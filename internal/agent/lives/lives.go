@@ -7,7 +7,8 @@
 // session that the new end knows nothing of. So there is a second socket, the
 // bell. The host sends one byte on it to a machine that it restored; the agent
 // ends the session, makes sure that nobody is reading the link any more, and
-// sends the byte back. Only then does the host use the link.
+// sends the byte back. Only then does the host use the link. Another byte asks
+// the agent to end the machine.
 package lives
 
 import (
@@ -58,6 +59,10 @@ func (l *Link) Next(ctx context.Context) (io.ReadWriteCloser, error) {
 	return l.life, nil
 }
 
+// endOfMachine is the byte that asks for the end of the last life. It is not
+// answered.
+const endOfMachine = 2
+
 // listen ends a life for each byte from the bell.
 func (l *Link) listen(bell *os.File) {
 	var b [1]byte
@@ -65,11 +70,17 @@ func (l *Link) listen(bell *os.File) {
 		if _, err := io.ReadFull(bell, b[:]); err != nil {
 			return // closed
 		}
+		if b[0] == endOfMachine {
+			l.gone.Store(true)
+		}
 		l.mu.Lock()
 		if l.life != nil {
 			l.life.end()
 		}
 		l.mu.Unlock()
+		if b[0] == endOfMachine {
+			return
+		}
 		if _, err := bell.Write(b[:]); err != nil {
 			return
 		}

@@ -152,10 +152,15 @@ func (s *suite) checkGone(t *testing.T, spec machine.Spec) {
 func converse(t *testing.T, m machine.Machine) *conversation {
 	t.Helper()
 	c := open(t, m, 1)
-	c.ask(t, link.Config{
+	config := link.Config{
 		Generation: 1, Hostname: "conformance", MemoryBytes: 512 << 20, TimeUnixNs: time.Now().UnixNano(),
 		UserID: 1000, GroupID: 1000, User: "app", Home: "/home/app", MaxMessage: 1 << 20,
-	})
+	}
+	if booter, ok := m.(machine.Booter); ok {
+		boot := booter.Boot()
+		config.Boot = &boot
+	}
+	c.ask(t, config)
 	return c
 }
 

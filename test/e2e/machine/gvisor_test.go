@@ -46,17 +46,19 @@ func TestGvisorConformance(t *testing.T) {
 				}
 			}
 		},
-		Full: full,
-		Leaks: func(id string) []string {
-			var left []string
-			for _, name := range cgroup.Leftovers() {
-				if name == id {
-					left = append(left, "control group "+name)
-				}
-			}
-			return left
-		},
+		Full:  full,
+		Leaks: leaks,
 	})
+}
+
+func leaks(id string) []string {
+	var left []string
+	for _, name := range cgroup.Leftovers() {
+		if name == id {
+			left = append(left, "control group "+name)
+		}
+	}
+	return left
 }
 
 // full is a file system of one page.
