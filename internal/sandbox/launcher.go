@@ -23,8 +23,9 @@ const CodeShimEnded = "SHIM_ENDED"
 
 // Codes of what a shim refuses or can't do.
 const (
-	// CodePaused: a stream was asked for while the machine stands still. It
-	// never reaches a client: the sandbox is resumed first.
+	// CodePaused: a stream was asked for while the machine stands still, or a
+	// fork while it is on disk. It never reaches a client: the sandbox is
+	// resumed first.
 	CodePaused = "PAUSED"
 	// CodeCannotPause and CodeCannotFork: the machine's driver lacks the power.
 	CodeCannotPause = "CANNOT_PAUSE"
@@ -91,8 +92,8 @@ type Shim interface {
 	Resume(ctx context.Context) error
 
 	// Fork writes down the machine as it is, for other sandboxes to continue
-	// from. A running machine goes on after a moment, one that stands still
-	// stays so. The caller closes the fork when its children run; it ends with
+	// from. A running machine goes on after a moment, a paused one stays so; one
+	// that is on disk has to be resumed first. The caller closes the fork when its children run; it ends with
 	// the shim, too.
 	Fork(ctx context.Context) (*Fork, error)
 

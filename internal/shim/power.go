@@ -158,14 +158,8 @@ func (s *Shim) saver(l *life) machine.Saver {
 	return saver
 }
 
-// saved is a machine that was written down, for as long as somebody needs it.
-type saved struct {
-	machine.Snapshot
-	uses int // guarded by the shim's mutex
-}
-
 // save writes a machine into a new directory, which goes again when it fails.
-func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) string, leave bool) (*saved, error) {
+func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) string, leave bool) (*machine.Snapshot, error) {
 	s.mu.Lock()
 	s.saves++
 	dir := name(s.saves)
@@ -175,7 +169,7 @@ func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) s
 		var snapshot machine.Snapshot
 		snapshot, err = saver.Save(ctx, machine.SaveOptions{Dir: dir, Leave: leave})
 		if err == nil {
-			return &saved{Snapshot: snapshot, uses: 1}, nil
+			return &snapshot, nil
 		}
 	}
 	s.log.Error("save machine", "error", err)
@@ -185,21 +179,13 @@ func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) s
 	}
 }
 
-// release frees a saved machine when nobody needs it any more.
-func (s *Shim) release(v *saved) {
-	s.mu.Lock()
-	v.uses--
-	last := v.uses == 0
-	s.mu.Unlock()
-	if !last {
-		return
-	}
+// release frees a saved machine that nobody needs any more.
+func (s *Shim) release(v *machine.Snapshot) {
+	var err error
 	if v.Close != nil {
-		if err := v.Close(); err != nil {
-			s.log.Error("free saved machine", "error", err)
-		}
+		err = v.Close()
 	}
-	if err := os.RemoveAll(v.Dir); err != nil {
+	if err := errors.Join(err, os.RemoveAll(v.Dir)); err != nil {
 		s.log.Error("free saved machine", "error", err)
 	}
 }
@@ -235,7 +221,7 @@ func (s *Shim) restore(ctx context.Context) error {
 	s.mu.Lock()
 	v := s.saved
 	s.mu.Unlock()
-	l, err := s.continueFrom(ctx, v.Snapshot, s.generation+1, nil)
+	l, err := s.continueFrom(ctx, *v, s.generation+1, nil)
 	if err != nil {
 		select {
 		case s.broken <- wire.Exit{Reason: api.StopCrashed, Detail: fmt.Sprintf("it could not be restored: %s", err)}:
@@ -295,7 +281,7 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 	if !s.beginFork() {
 		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", maxForks)}
 	}
-	var v *saved
+	var v *machine.Snapshot
 	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
 		f.Origin.Generation = s.generation
 		v, err = s.forkable(ctx)
@@ -305,28 +291,30 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		s.endFork()
 		return f, nil, err
 	}
-	f.Origin.SandboxID, f.Origin.Snapshot, f.Origin.Names = s.spec.ID, v.Snapshot, s.parts.Gateway.Names()
+	f.Origin.SandboxID, f.Origin.Snapshot, f.Origin.Names = s.spec.ID, *v, s.parts.Gateway.Names()
 	f.Personal = s.own.personal()
 	return f, func() { s.endFork(); s.release(v) }, nil
 }
 
-// forkable writes the machine down, unless it is already.
-func (s *Shim) forkable(ctx context.Context) (*saved, error) {
+// forkable writes the machine down. What a suspended one is kept in is for its
+// own restoration only: it may be changed by that.
+func (s *Shim) forkable(ctx context.Context) (*machine.Snapshot, error) {
 	if !s.configured() {
 		return nil, errUnconfigured
 	}
 	l, power := s.current()
 	if power == wire.PowerSuspended {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.saved.uses++
-		return s.saved, nil
+		return nil, standsStill(power)
 	}
 	saver := s.saver(l)
 	if saver == nil {
 		return nil, s.lacks(wire.CodeCannotFork, "be saved, and so not be forked")
 	}
 	return s.save(ctx, saver, s.layout.Fork, true)
+}
+
+func standsStill(power wire.Power) error {
+	return &codedError{code: wire.CodePaused, text: fmt.Sprintf("the sandbox is %s", power)}
 }
 
 func (s *Shim) beginFork() bool {
@@ -396,7 +384,7 @@ func (s *Shim) setPower(p wire.Power) {
 func (s *Shim) running() (*life, error) {
 	l, power := s.current()
 	if power != wire.PowerRunning || l == nil {
-		return nil, &codedError{code: wire.CodePaused, text: fmt.Sprintf("the sandbox is %s", power)}
+		return nil, standsStill(power)
 	}
 	return l, nil
 }

@@ -104,13 +104,13 @@ type Shim struct {
 	mu         sync.Mutex // guards the following
 	status     wire.Status
 	life       *life
-	changed    chan struct{} // closed when life changes
-	generation uint32        // the highest so far; changes only within operations
-	saved      *saved        // what a suspended sandbox continues from
-	saves      int           // numbers their directories
-	forks      int           // open ones
-	used       time.Duration // CPU time, as far as it was measured
-	usedBefore time.Duration // by earlier lives
+	changed    chan struct{}     // closed when life changes
+	generation uint32            // the highest so far; changes only within operations
+	saved      *machine.Snapshot // what a suspended sandbox continues from
+	saves      int               // numbers their directories
+	forks      int               // open ones
+	used       time.Duration     // CPU time, as far as it was measured
+	usedBefore time.Duration     // by earlier lives
 
 	broken   chan wire.Exit // the machine could not be restored; capacity 1
 	stop     chan string    // reasons; capacity 1, further ones are dropped

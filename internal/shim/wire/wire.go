@@ -142,7 +142,7 @@ type Code string
 
 // The codes.
 const (
-	CodePaused       Code = "PAUSED"         // no stream can be opened: the machine stands still
+	CodePaused       Code = "PAUSED"         // the machine stands still: no stream can be opened, or it is on disk and can't be forked
 	CodeCannotPause  Code = "CANNOT_PAUSE"   // the driver lacks the power; the error's text names both
 	CodeCannotFork   Code = "CANNOT_FORK"    // likewise
 	CodeSaveFailed   Code = "SAVE_FAILED"    // the machine goes on

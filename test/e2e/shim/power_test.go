@@ -170,13 +170,16 @@ func TestPauseResumeFork(t *testing.T) {
 	}
 	b.await("cat /tmp/hooks", "resume shim-parent \nresume shim-parent ")
 
-	b.suspend()
-	suspended := b.fork() // what is on disk already
-	b.resume()
 	running := b.fork()
 	b.wantCounting()
-	b.children(suspended, "shim-of-suspended")
+	if _, err := b.Pause(deadline(t), false); err != nil {
+		t.Fatal(err)
+	}
+	paused := b.fork()
+	b.resume()
+	b.wantCounting()
 	b.children(running, "shim-of-running")
+	b.children(paused, "shim-of-paused")
 	b.wantCounting()
 	if left, _ := filepath.Glob(filepath.Join(l.Data.Sandbox(b.id).Dir, "*s", "*")); len(left) > 0 { // saved/, forks/
 		t.Errorf("left on disk: %v", left)
