@@ -181,11 +181,23 @@ func TestPauseResumeFork(t *testing.T) {
 	b.children(running, "shim-of-running")
 	b.children(paused, "shim-of-paused")
 	b.wantCounting()
-	if left, _ := filepath.Glob(filepath.Join(l.Data.Sandbox(b.id).Dir, "*s", "*")); len(left) > 0 { // saved/, forks/
-		t.Errorf("left on disk: %v", left)
-	}
+	b.awaitNoneOnDisk()
 	if b.status().CPUTime <= 0 {
 		t.Error("it has used no CPU time")
+	}
+}
+
+// awaitNoneOnDisk: of saved machines nothing is left.
+func (b *box) awaitNoneOnDisk() {
+	b.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		left, _ := filepath.Glob(filepath.Join(b.l.Data.Sandbox(b.id).Dir, "*s", "*")) // saved/, forks/
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("left on disk: %v", left)
+		}
 	}
 }
 
