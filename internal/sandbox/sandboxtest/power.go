@@ -80,6 +80,9 @@ func (s *Shim) Resume(context.Context) error {
 func (s *Shim) Fork(context.Context) (*sandbox.Fork, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.power == sandbox.PowerSuspended {
+		return nil, errs.New(errs.Precondition, sandbox.CodePaused, "the sandbox is %s", s.power)
+	}
 	if err := s.note("fork", "fork"); err != nil {
 		return nil, err
 	}
