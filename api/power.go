@@ -27,10 +27,10 @@ type PauseResult struct {
 // ForkRequest is the body of a fork; an empty body is one child like its
 // parent.
 type ForkRequest struct {
-	Count    *int               `json:"count,omitempty"`      // children; absent is 1
-	Labels   *map[string]string `json:"labels,omitempty"`     // in place of the parent's; absent are those
-	StopAtMS *int64             `json:"stop_at_ms,omitempty"` // as in SandboxConfig
-	Timeout  string             `json:"timeout,omitempty"`    // as in SandboxConfig; with neither, what is left of the parent's
+	Count    *int              `json:"count,omitempty"`      // children; absent is 1
+	Labels   map[string]string `json:"labels,omitzero"`      // in place of the parent's; absent are those
+	StopAtMS *int64            `json:"stop_at_ms,omitempty"` // as in SandboxConfig
+	Timeout  string            `json:"timeout,omitempty"`    // as in SandboxConfig; with neither, what is left of the parent's
 }
 
 // OptionalText is text that tells absent from null. In JSON it needs the

@@ -85,6 +85,13 @@ func (s *Store) SetStill(ctx context.Context, id, power string, remaining time.D
 		power, remaining.Milliseconds(), id)
 }
 
+// SetRemaining changes how much is left of the lifetime of a sandbox whose
+// machine stands still.
+func (s *Store) SetRemaining(ctx context.Context, id string, remaining time.Duration) error {
+	return s.exec(ctx, "set remaining time", `UPDATE sandboxes SET remaining = ? WHERE id = ? AND status = 'running' AND power <> ''`,
+		remaining.Milliseconds(), id)
+}
+
 // SetAwake records that the machine of a sandbox runs again, and its end,
 // which is zero for the lifetime "session".
 func (s *Store) SetAwake(ctx context.Context, id string, stopAt time.Time) error {

@@ -162,6 +162,19 @@ func (m *Memory) SetStill(_ context.Context, id, power string, remaining time.Du
 	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining = power, remaining }, store.Running)
 }
 
+// SetRemaining implements Store.
+func (m *Memory) SetRemaining(_ context.Context, id string, remaining time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sb := m.sandboxes[id]
+	if sb.Status != store.Running || sb.Power == "" {
+		return errs.NotFound
+	}
+	sb.Remaining = remaining
+	m.sandboxes[id] = sb
+	return nil
+}
+
 // SetAwake implements Store.
 func (m *Memory) SetAwake(_ context.Context, id string, stopAt time.Time) error {
 	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining, sb.StopAt = "", 0, stopAt }, store.Running)

@@ -29,6 +29,7 @@ type Store interface {
 	CreateSandbox(context.Context, store.Sandbox) error
 	SetRunning(ctx context.Context, ids ...string) error
 	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
 	SetAwake(ctx context.Context, id string, stopAt time.Time) error
 	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
 	SetStopAt(ctx context.Context, id string, at time.Time) error
@@ -202,8 +203,12 @@ func testPower(t *testing.T, s Store) {
 	must(t, s.SetRunning(t.Context(), sb.ID))
 	sb.Status = store.Running
 	checkSandbox(t, s, sb)
+	wantClass(t, s.SetRemaining(t.Context(), sb.ID, time.Second), errs.NotFound) // time passes
 	sb.Power, sb.Remaining = "paused", 1234*time.Millisecond
 	must(t, s.SetStill(t.Context(), sb.ID, sb.Power, sb.Remaining))
+	checkSandbox(t, s, sb)
+	sb.Remaining = time.Hour
+	must(t, s.SetRemaining(t.Context(), sb.ID, sb.Remaining))
 	checkSandbox(t, s, sb)
 	sb.IdlePause, sb.IdleToDisk = 0, false
 	must(t, s.SetIdle(t.Context(), sb.ID, 0, false))
