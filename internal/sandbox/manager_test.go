@@ -86,6 +86,7 @@ func run(t *testing.T, change func(*sandbox.Options), test func(w *world)) {
 		if w.observer.live != 0 {
 			t.Errorf("%d sandboxes are counted after the shutdown", w.observer.live)
 		}
+		time.Sleep(time.Hour) // shims that a test slowed down come to their end
 	})
 }
 
