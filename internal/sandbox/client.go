@@ -58,7 +58,9 @@ func (c *Client) Enter(ctx context.Context) error {
 		}
 		c.Leave()
 		if err := c.box.wake(ctx); err != nil {
-			c.box.orphan(c)
+			if ctx.Err() == nil {
+				c.box.orphan(c)
+			}
 			return err
 		}
 	}
