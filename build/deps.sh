@@ -14,9 +14,19 @@ node_is_new() { has npm && node -e 'process.exit(+process.versions.node.split(".
 python_is_new() { python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'; }
 knows_debian_13() { ls /usr/share/keyrings/debian-archive-trixie-stable.* || ls /usr/share/keyrings/debian-archive-keyring.*; }
 
+# The emulator of this host's architecture, for microVMs.
+case $(uname -m) in
+x86_64) qemu_package=qemu-system-x86 qemu=qemu-system-x86_64 ;;
+aarch64) qemu_package=qemu-system-arm qemu=qemu-system-aarch64 ;;
+*) echo "Atoll does not know this host's architecture: $(uname -m)" >&2; exit 1 ;;
+esac
+
 need mmdebstrap -- has mmdebstrap
 need debian-archive-keyring -- knows_debian_13
 need erofs-utils -- has mkfs.erofs
+need e2fsprogs -- has mkfs.ext4
+need "$qemu_package" -- has "$qemu"
+need qemu-utils -- has qemu-img
 need ca-certificates -- test -s /etc/ssl/certs/ca-certificates.crt
 need curl -- has curl
 need jq -- has jq

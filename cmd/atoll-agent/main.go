@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -16,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/agent/boot"
+	"github.com/atollhq/atoll/internal/agent/lives"
 )
 
 var version = "dev" // set by the linker
@@ -29,8 +30,9 @@ func main() {
 
 func run(args []string) error {
 	flags := flag.NewFlagSet("atoll-agent", flag.ContinueOnError)
-	fd := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
-	port := flags.String("link-port", "", "`path` of the device that is the link")
+	linkFD := flags.Int("link-fd", -1, "inherited `descriptor` of the link's socket")
+	bellFD := flags.Int("bell-fd", -1, "inherited `descriptor` of the socket that tells of restorations")
+	starts := flags.Bool("boot", false, "start the machine's system; link and bell are virtio ports")
 	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -42,42 +44,70 @@ func run(args []string) error {
 		fmt.Println(version)
 		return nil
 	}
-	conn, err := openLink(*fd, *port)
+	if *starts {
+		return start()
+	}
+	link, err := inherited("link", *linkFD)
 	if err != nil {
 		return err
 	}
-	return serve(conn)
+	bell, err := inherited("bell", *bellFD)
+	if err != nil {
+		return err
+	}
+	return serve(lives.New(link, bell), agent.Options{})
 }
 
-// openLink opens whichever end of the link was named.
-func openLink(fd int, port string) (io.ReadWriteCloser, error) {
-	switch {
-	case fd >= 0 && port != "":
-		return nil, errors.New("give one of -link-fd and -link-port")
-	case fd >= 0:
-		unix.CloseOnExec(fd)
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, fmt.Errorf("open link: descriptor %d: %w", fd, err)
-		}
-		return os.NewFile(uintptr(fd), "link"), nil
-	case port != "":
-		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return nil, fmt.Errorf("open link: %w", err)
-		}
-		return f, nil
+// start runs the agent as the first program of a machine with a kernel of its
+// own, which ends with it.
+func start() error {
+	err := startAndServe()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "atoll-agent:", err)
 	}
-	return nil, errors.New("give the link with -link-fd or -link-port")
+	return errors.Join(err, boot.PowerOff())
+}
+
+func startAndServe() error {
+	if err := boot.Early(); err != nil {
+		return err
+	}
+	link, err := boot.OpenPort(boot.LinkPort)
+	if err != nil {
+		return err
+	}
+	bell, err := boot.OpenPort(boot.BellPort)
+	if err != nil {
+		return err
+	}
+	return serve(lives.New(link, bell), agent.Options{Boot: boot.Root})
+}
+
+func inherited(name string, fd int) (*os.File, error) {
+	if fd < 0 {
+		return nil, fmt.Errorf("give the %s with -%s-fd", name, name)
+	}
+	unix.CloseOnExec(fd)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("open %s: descriptor %d: %w", name, fd, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // serve runs the agent until its link ends or it is told to end, and then
 // leaves no process behind.
-func serve(conn io.ReadWriteCloser) error {
+func serve(l *lives.Link, options agent.Options) error {
 	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	err := agent.Run(ctx, conn, agent.Options{Version: version, Log: log})
+	options.Version, options.Log = version, log
+	conn, err := l.Next(ctx)
+	if err != nil {
+		return err
+	}
+	options.Next = l.Next
+	err = agent.Run(ctx, conn, options)
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this one; their memory and files are given back now
 	}

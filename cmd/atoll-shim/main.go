@@ -18,6 +18,7 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/machine/microvm/jail"
 	"github.com/atollhq/atoll/internal/private"
 	"github.com/atollhq/atoll/internal/shim"
 	"github.com/atollhq/atoll/internal/shim/wire"
@@ -40,6 +41,10 @@ const (
 )
 
 func main() {
+	if os.Args[0] == jail.Name {
+		fmt.Fprintln(os.Stderr, jail.Main(os.Args[1:])) // it returns only when it fails
+		os.Exit(1)
+	}
 	runtime.GOMAXPROCS(maxProcs)
 	debug.SetGCPercent(gcPercent)
 	if err := run(); err != nil {

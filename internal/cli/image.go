@@ -116,10 +116,10 @@ func runImageList(o *imageListOptions, io IO) error {
 		return errors.Join(damaged, printJSON(io.Out, metas))
 	}
 	w := tabwriter.NewWriter(io.Out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tARCH\tSIZE\tAGE\tDIGEST")
+	fmt.Fprintln(w, "NAME\tARCH\tLINUX\tSIZE\tAGE\tDIGEST")
 	for _, i := range images {
 		m := i.Metadata
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.19s\n", m.Name, m.Arch, size(float64(m.Size)), age(time.Since(m.Created)), m.Digest)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.19s\n", m.Name, m.Arch, m.Versions["linux"], size(float64(m.Size)), age(time.Since(m.Created)), m.Digest)
 	}
 	return errors.Join(damaged, w.Flush())
 }

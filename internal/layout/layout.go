@@ -71,7 +71,13 @@ type Image struct{ Dir, Name string }
 // File is the EROFS root file system.
 func (i Image) File() string { return filepath.Join(i.Dir, i.Name+".erofs") }
 
-// Metadata describes it, as JSON.
+// Kernel is the Linux that microVMs boot.
+func (i Image) Kernel() string { return filepath.Join(i.Dir, i.Name+".vmlinuz") }
+
+// Modules is a cpio archive of the kernel modules that microVMs start with.
+func (i Image) Modules() string { return filepath.Join(i.Dir, i.Name+".modules") }
+
+// Metadata describes them, as JSON.
 func (i Image) Metadata() string { return filepath.Join(i.Dir, i.Name+".json") }
 
 // Lock is locked while the image is built.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -32,15 +33,62 @@ const (
 // too long.
 var ErrNoHello = errors.New("link: no hello from the other end")
 
-// Probe returns when the agent answers. It leaves the agent waiting for a
-// session.
-func Probe(ctx context.Context, conn net.Conn) error { return greet(ctx, conn, magicAsk) }
+// probeAgain is after what time a probe is repeated: whoever had the other end
+// in an earlier session may have swallowed it.
+const probeAgain = 100 * time.Millisecond
 
-// greet sends a hello and skips everything before the answer.
-func greet(ctx context.Context, conn net.Conn, magic string) error {
+// Probe returns when the agent answers. It leaves the agent waiting for a
+// session, possibly with answers under way, which are skipped.
+func Probe(ctx context.Context, conn net.Conn) error {
+	hello := newHello(magicAsk)
+	probing, stop := context.WithCancel(ctx)
+	var repeats sync.WaitGroup
+	repeats.Go(func() { repeat(probing, conn, hello) })
+	err := greet(ctx, conn, hello)
+	stop()
+	repeats.Wait()
+	if ctx.Err() == nil { // the repetition may have been interrupted
+		_ = conn.SetWriteDeadline(time.Time{})
+	}
+	return err
+}
+
+// repeat sends a hello again and again until ctx ends. Half a hello is
+// skipped by the other end like anything else.
+func repeat(ctx context.Context, conn net.Conn, hello []byte) {
+	interrupted := make(chan struct{})
+	interrupt := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = conn.SetWriteDeadline(time.Now())
+	})
+	defer func() {
+		if !interrupt() {
+			<-interrupted // or it would interrupt a later write
+		}
+	}()
+	again := time.NewTicker(probeAgain)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		if _, err := conn.Write(hello); err != nil {
+			return
+		}
+	}
+}
+
+func newHello(magic string) []byte {
 	hello := append(make([]byte, 0, helloSize), magic...)
 	hello = append(hello, make([]byte, helloSize-magicSize)...)
 	_, _ = rand.Read(hello[magicSize:])
+	return hello
+}
+
+// greet sends a hello and skips everything before the answer.
+func greet(ctx context.Context, conn net.Conn, hello []byte) error {
 	interrupt := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
 	defer interrupt()
 	_, err := conn.Write(hello)

@@ -41,6 +41,48 @@ func TestHelloAfterAnEarlierSession(t *testing.T) {
 	}
 }
 
+// TestProbeIsRepeated: an earlier session may take the first for its own.
+func TestProbeIsRepeated(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	a, b := net.Pipe()
+	agent := make(chan error, 1)
+	go func() {
+		if _, err := io.CopyN(io.Discard, b, helloSize+3); err != nil { // a whole one, and the start of the next
+			agent <- err
+			return
+		}
+		guest, err := Serve(b)
+		if err == nil {
+			err = guest.Close()
+		}
+		agent <- err
+	}()
+	if err := Probe(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	host, err := Open(ctx, a, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	if err := <-agent; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestProbeEndsWithItsContext(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	defer a.Close()
+	go func() { _, _ = io.Copy(io.Discard, b) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := Probe(ctx, a); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a silent agent: %v", err)
+	}
+}
+
 func TestOpenEndsWithItsContext(t *testing.T) {
 	a, b := net.Pipe()
 	defer b.Close()

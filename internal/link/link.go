@@ -30,8 +30,9 @@ type Kind byte
 
 // The kinds of stream.
 const (
-	// KindControl carries one Config message, then at most one Update, each
-	// answered by Ready.
+	// KindControl carries messages from shim to agent, each answered by Ready:
+	// one Config in a machine's life, then at most one Update, and a Resume
+	// whenever the machine stood still.
 	KindControl Kind = 1
 	// KindRPC carries the JSON-RPC messages of one client connection.
 	KindRPC Kind = 2
@@ -89,7 +90,7 @@ func muxConfig() *yamux.Config {
 // Open starts the shim's end on conn, which the session owns from then on, as
 // soon as the agent answers.
 func Open(ctx context.Context, conn net.Conn, generation uint32) (*Session, error) {
-	if err := greet(ctx, conn, magicOpen); err != nil {
+	if err := greet(ctx, conn, newHello(magicOpen)); err != nil {
 		return nil, err
 	}
 	mux, err := yamux.Client(&inspected{ReadWriteCloser: &coalescer{ReadWriteCloser: conn}}, muxConfig())

@@ -17,6 +17,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"github.com/atollhq/atoll/internal/link"
 )
 
 // Driver makes machines of one kind. Its methods may be called concurrently.
@@ -86,6 +88,12 @@ type Machine interface {
 	// that Start made: processes, control groups, namespaces, files. It is
 	// idempotent and works after a crash.
 	Destroy(ctx context.Context) error
+}
+
+// Booter is a machine whose agent starts its system, which it must be told
+// how.
+type Booter interface {
+	Boot() link.Boot
 }
 
 // Settler is the optional power to free what only the start of a machine

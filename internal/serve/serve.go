@@ -227,10 +227,10 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 
 // template is what all sandboxes of this server have in common.
 func (d *daemon) template() (sandbox.ShimSpec, error) {
-	l, n := d.cfg.Limits, d.cfg.Network
+	l, n, image := d.cfg.Limits, d.cfg.Network, d.cfg.ImageFiles()
 	spec := sandbox.ShimSpec{
 		Driver: d.cfg.Driver(),
-		Image:  machine.Image{File: d.cfg.ImageFiles().File()},
+		Image:  machine.Image{File: image.File(), Kernel: image.Kernel(), Modules: image.Modules()},
 		CPUs:   l.CPUs, MaxPIDs: int64(l.PIDs), DiskBytes: int64(l.DiskMiB) << 20,
 		MaxMessage: api.MaxClientMessage,
 		Exceptions: n.Exceptions, Resolvers: n.Resolvers, HostOverrides: n.HostOverrides,

@@ -22,6 +22,7 @@ import (
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
 )
 
@@ -101,6 +102,18 @@ func roundTrip(t *testing.T, ws *websocket.Conn) {
 	}
 	if _, msg, err := ws.Read(t.Context()); err != nil || !bytes.Contains(msg, []byte(`"ok"`)) {
 		t.Fatalf("%s %v", msg, err)
+	}
+}
+
+func TestTemplateHasAllOfTheImage(t *testing.T) {
+	d := &daemon{cfg: config.Server{ImageDir: "/i", Image: "builtin:debian-13"}}
+	spec, err := d.template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := machine.Image{File: "/i/debian-13.erofs", Kernel: "/i/debian-13.vmlinuz", Modules: "/i/debian-13.modules"}
+	if spec.Image != want {
+		t.Errorf("image = %+v", spec.Image)
 	}
 }
 

@@ -182,7 +182,7 @@ func (s *Shim) start(ctx context.Context) error {
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image}, Agent: s.spec.Agent,
+		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
 	}
@@ -236,7 +236,13 @@ func (s *Shim) agentConfig() link.Config {
 	if maxMessage == 0 {
 		maxMessage = api.MaxClientMessage
 	}
+	var boot *link.Boot
+	if booter, ok := s.machine.(machine.Booter); ok {
+		b := booter.Boot()
+		boot = &b
+	}
 	return link.Config{
+		Boot:       boot,
 		Generation: 1, Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,

@@ -90,6 +90,9 @@ func (guestKernel) Now() time.Time               { return time.Now() }
 func (guestKernel) SetTime(time.Time) error      { return nil }
 func (guestKernel) Chown(string, int, int) error { return nil }
 func (guestKernel) Unmount(string) error         { return nil }
+func (guestKernel) Bind(string, string) error    { return nil }
+func (guestKernel) AddEntropy([]byte) error      { return nil }
+func (guestKernel) CutNetwork() error            { return nil }
 
 // running is a shim whose machine runs the real agent.
 type running struct {
@@ -253,6 +256,17 @@ func (r *running) wantNoValue() {
 	}
 	if r.shim.spec.Secrets != nil {
 		r.t.Error("the specification still holds the secrets")
+	}
+}
+
+// TestMachineGetsAllOfTheImage: the driver decides which files it needs.
+func TestMachineGetsAllOfTheImage(t *testing.T) {
+	s := New(wire.Spec{ID: "sbx", Image: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}, Parts{
+		Driver: fake.New(nil), Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler),
+	})
+	want := machine.Image{File: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}
+	if got := s.machineSpec().Image; got != want {
+		t.Errorf("image = %+v", got)
 	}
 }
 

@@ -178,6 +178,11 @@ func (h Host) image(context.Context) Check {
 	if _, err := os.Stat(h.Image.Metadata()); err != nil {
 		return fail(h.Image.Metadata()+" is missing", remedy)
 	}
+	for _, path := range []string{h.Image.Kernel(), h.Image.Modules()} {
+		if _, err := os.Stat(path); err != nil {
+			return warn(path+" is missing: microVMs cannot start", remedy)
+		}
+	}
 	return ok(fmt.Sprintf("%s, %d MiB", h.Image.File(), info.Size()>>20))
 }
 

@@ -59,7 +59,10 @@ func TestChecks(t *testing.T) {
 			"sys/fs/cgroup/cpu/cgroup.procs": "", "sys/fs/cgroup/pids/cgroup.procs": "",
 		}, Host.cgroups, Fail},
 		{"no cgroups", nil, Host.cgroups, Fail},
-		{"image", files{"images/debian-13.erofs": "", "images/debian-13.json": ""}, Host.image, OK},
+		{"image", files{
+			"images/debian-13.erofs": "", "images/debian-13.json": "", "images/debian-13.vmlinuz": "", "images/debian-13.modules": "",
+		}, Host.image, OK},
+		{"image without kernel", files{"images/debian-13.erofs": "", "images/debian-13.json": ""}, Host.image, Warn},
 		{"image without metadata", files{"images/debian-13.erofs": ""}, Host.image, Fail},
 		{"no image", nil, Host.image, Fail},
 		{"memory", files{"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   8000000 kB\n"}, Host.memory, OK},

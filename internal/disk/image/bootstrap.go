@@ -71,7 +71,7 @@ func (b *builder) pack(ctx context.Context) error {
 	if err := syncFile(b.output()); err != nil {
 		return fmt.Errorf("write image to disk: %w", err)
 	}
-	b.digest, b.size, err = digestFile(ctx, b.output())
+	b.made.Part, err = digestFile(ctx, b.output())
 	if err != nil {
 		return fmt.Errorf("compute digest: %w", err)
 	}

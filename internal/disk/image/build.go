@@ -55,8 +55,7 @@ type builder struct {
 	euid   int
 	space  uint64 // needed, bytes
 
-	digest string // set by pack
-	size   int64
+	made Metadata // its parts, as pack and gather made them
 }
 
 func newBuilder(o Options) (*builder, error) {
@@ -157,6 +156,7 @@ func (b *builder) steps() []step {
 		{"fetch " + b.recipe.runtimeNames() + " from the npm registry", b.fetch},
 		{"install Debian packages", b.bootstrap},
 		{"check the root file system", b.inspect},
+		{"gather the kernel and its modules", b.gather},
 		{"write the EROFS file", b.pack},
 	}
 }
@@ -167,6 +167,9 @@ func (b *builder) local() string        { return filepath.Join(b.work, "local") 
 func (b *builder) script() string       { return filepath.Join(b.work, "customise.sh") }
 func (b *builder) versionsFile() string { return filepath.Join(b.work, "versions") }
 func (b *builder) packagesFile() string { return filepath.Join(b.work, "packages") }
+func (b *builder) kernel() string       { return filepath.Join(b.work, "vmlinuz") }
+func (b *builder) modules() string      { return filepath.Join(b.work, "modules") }
+func (b *builder) archive() string      { return filepath.Join(b.work, "modules.cpio") }
 func (b *builder) output() string       { return filepath.Join(b.work, "image.erofs") }
 
 // checkHost tells what is missing before anything is done.

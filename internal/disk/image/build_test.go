@@ -17,7 +17,7 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 )
 
-var complete = []string{"debian-13.erofs", "debian-13.json"}
+var complete = []string{"debian-13.erofs", "debian-13.json", "debian-13.modules", "debian-13.vmlinuz"}
 
 func TestBuild(t *testing.T) {
 	h := newFakeHost(t)
@@ -43,6 +43,9 @@ func TestBuild(t *testing.T) {
 	}
 	if text, _ := os.ReadFile(image.File); !strings.HasPrefix(string(text), "erofs of sandbox\n") {
 		t.Errorf("image was made of %q: the host's name must be gone", text)
+	}
+	if text, _ := os.ReadFile(image.Kernel); string(text) != "kernel\n" || meta.Versions["linux"] != "6.12.1-cloud" {
+		t.Errorf("kernel %q is %q", meta.Versions["linux"], text)
 	}
 }
 
@@ -74,6 +77,8 @@ func TestBuildWhenInputsDiffer(t *testing.T) {
 		"script":  func(b *builder) { b.recipe.Customise = []byte("#!/bin/sh\n") },
 		"mirror":  func(b *builder) { b.recipe.Mirror = "file:///mirror" },
 		"damage":  func(b *builder) { os.Truncate(b.files.File(), 1) },
+		"kernel":  func(b *builder) { os.Remove(b.files.Kernel()) },
+		"modules": func(b *builder) { os.Truncate(b.files.Modules(), 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newFakeHost(t)
@@ -147,6 +152,15 @@ func TestFailures(t *testing.T) {
 		"root incomplete": {func(h *fakeHost) {
 			h.tool("mmdebstrap", fakeMmdebstrap+"rm \"$root/usr/bin/sudo\"; touch \"$root/tmp/left\"\n")
 		}, []string{"/usr/bin/sudo: is missing", "/tmp/*: must not be there"}},
+		"kernel in the root": {func(h *fakeHost) {
+			h.tool("mmdebstrap", fakeMmdebstrap+"mkdir \"$root/boot\"; touch \"$root/boot/vmlinuz\"; rm \"$root\"/usr/lib/modules/*/modules.dep\n")
+		}, []string{"/boot/*: must not be there", "modules.dep: is missing"}},
+		"no kernel": {func(h *fakeHost) {
+			h.tool("mmdebstrap", fakeMmdebstrap+"rm \"$work/vmlinuz\"\n")
+		}, []string{"gather the kernel", "vmlinuz"}},
+		"no modules": {func(h *fakeHost) {
+			h.tool("mmdebstrap", fakeMmdebstrap+"rm \"$work\"/modules/*\n")
+		}, []string{"gather the kernel", "there are none"}},
 		"erofs fails": {func(h *fakeHost) {
 			h.tool("mkfs.erofs", "#!/bin/sh\n[ $1 = -V ] && echo mkfs.erofs 1.8 && exit; echo no space; exit 1\n")
 		}, []string{"write the EROFS file", "no space"}},

@@ -41,7 +41,13 @@ for p in npm npx; do ln -s ../lib/node_modules/npm/bin/$p-cli.js "$root/usr/loca
 echo "app:x:1000:1000::/home/app:/bin/bash" >"$root/etc/passwd"
 echo "app ALL=(ALL:ALL) NOPASSWD: ALL" >"$root/etc/sudoers.d/app"
 echo 1234 >"$root/etc/machine-id"; echo "nameserver 192.0.2.1" >"$root/etc/resolv.conf"
-echo "deno 2.9.6" >"$(dirname "$root")/versions"; echo "bash 5.2" >"$(dirname "$root")/packages"
+work=$(dirname "$root")
+echo "deno 2.9.6" >"$work/versions"; echo "linux 6.12.1-cloud" >>"$work/versions"; echo "bash 5.2" >"$work/packages"
+mkdir -p "$root/usr/sbin" "$root/usr/lib/modules/6.12.1-cloud" "$work/modules"
+echo x >"$root/usr/sbin/modprobe"; chmod 755 "$root/usr/sbin/modprobe"
+touch "$root/usr/lib/modules/6.12.1-cloud/modules.dep"
+echo kernel >"$work/vmlinuz"
+for m in 10-ext4 00-virtio 01-virtio_blk; do echo "$m" >"$work/modules/$m.ko"; done
 `
 	fakeErofs = `#!/bin/sh
 if [ "$1" = -V ]; then echo "mkfs.erofs 1.5"; echo "invalid option" >&2; exit 1; fi

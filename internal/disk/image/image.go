@@ -20,33 +20,42 @@ import (
 )
 
 // metadataFormat is the version of Metadata's JSON form.
-const metadataFormat = 1
+const metadataFormat = 2
 
 // maxMetadata bounds what Open reads, in bytes.
 const maxMetadata = 4 << 20
 
-// Metadata describes one image. Its JSON form is the image's second file.
+// Metadata describes one image. Its JSON form is the image's last file.
 type Metadata struct {
 	Format   int               `json:"format"`
 	Name     string            `json:"name"` // as users write it: "builtin:debian-13"
 	Arch     string            `json:"arch"`
 	Suite    string            `json:"suite"`
-	Versions map[string]string `json:"versions"` // as the programs in the image report them
+	Versions map[string]string `json:"versions"` // as the programs in the image report them; "linux" is the kernel's
 	Packages map[string]string `json:"packages"` // Debian packages
 	Inputs   string            `json:"inputs"`   // digest of the recipe
-	Digest   string            `json:"digest"`   // of the file, "sha256:…"
-	Size     int64             `json:"size"`     // of the file, bytes
+	Part                       // the root
+	Kernel   Part              `json:"kernel"`
+	Modules  Part              `json:"modules"`
 	Created  time.Time         `json:"created"`
+}
+
+// Part describes one file of an image.
+type Part struct {
+	Digest string `json:"digest"` // "sha256:…"
+	Size   int64  `json:"size"`   // bytes
 }
 
 // Image is an image that is there and complete.
 type Image struct {
 	File     string // path of the EROFS file
+	Kernel   string // path of the kernel
+	Modules  string // path of the archive of the modules that the kernel starts with
 	Metadata Metadata
 }
 
 // Open finds the image of that name, with or without "builtin:". It checks
-// that both files are there and that the size is the recorded one; Verify
+// that all files are there and that their sizes are the recorded ones; Verify
 // checks the content too. A missing image is errs.NotFound, a damaged one
 // errs.Precondition.
 func Open(dir, name string) (Image, error) {
@@ -58,14 +67,29 @@ func Open(dir, name string) (Image, error) {
 	if err != nil {
 		return Image{}, damaged(name, err)
 	}
-	info, err := os.Stat(files.File())
+	image := Image{File: files.File(), Kernel: files.Kernel(), Modules: files.Modules(), Metadata: meta}
+	for path, part := range image.parts() {
+		if err := part.checkSize(path); err != nil {
+			return Image{}, damaged(name, err)
+		}
+	}
+	return image, nil
+}
+
+// parts are the files of an image besides its metadata, by path.
+func (i Image) parts() map[string]Part {
+	return map[string]Part{i.File: i.Metadata.Part, i.Kernel: i.Metadata.Kernel, i.Modules: i.Metadata.Modules}
+}
+
+func (p Part) checkSize(path string) error {
+	info, err := os.Stat(path)
 	if err != nil {
-		return Image{}, damaged(name, err)
+		return err
 	}
-	if !info.Mode().IsRegular() || info.Size() != meta.Size {
-		return Image{}, damaged(name, fmt.Errorf("%s has %d bytes, not %d", files.File(), info.Size(), meta.Size))
+	if !info.Mode().IsRegular() || info.Size() != p.Size {
+		return fmt.Errorf("%s has %d bytes, not %d", path, info.Size(), p.Size)
 	}
-	return Image{File: files.File(), Metadata: meta}, nil
+	return nil
 }
 
 // List returns the images in dir, by name. Damaged ones are left out; the
@@ -94,14 +118,16 @@ func List(dir string) ([]Image, error) {
 	return found, errors.Join(bad...)
 }
 
-// Verify reads the whole file and compares its digest.
+// Verify reads the whole files and compares their digests.
 func (i Image) Verify(ctx context.Context) error {
-	digest, _, err := digestFile(ctx, i.File)
-	if err != nil {
-		return fmt.Errorf("verify image: %w", err)
-	}
-	if digest != i.Metadata.Digest {
-		return damaged(i.Metadata.Name, fmt.Errorf("digest is %s, not %s", digest, i.Metadata.Digest))
+	for path, want := range i.parts() {
+		got, err := digestFile(ctx, path)
+		if err != nil {
+			return fmt.Errorf("verify image: %w", err)
+		}
+		if got != want {
+			return damaged(i.Metadata.Name, fmt.Errorf("digest of %s is %s, not %s", path, got.Digest, want.Digest))
+		}
 	}
 	return nil
 }
@@ -135,25 +161,27 @@ func parseMetadata(text []byte) (Metadata, error) {
 	if meta.Format != metadataFormat {
 		return Metadata{}, fmt.Errorf("metadata has format %d, not %d", meta.Format, metadataFormat)
 	}
-	if meta.Size <= 0 || !strings.HasPrefix(meta.Digest, "sha256:") {
-		return Metadata{}, errors.New("metadata lacks size or digest")
+	for _, part := range []Part{meta.Part, meta.Kernel, meta.Modules} {
+		if part.Size <= 0 || !strings.HasPrefix(part.Digest, "sha256:") {
+			return Metadata{}, errors.New("metadata lacks size or digest")
+		}
 	}
 	return meta, nil
 }
 
-// digestFile returns the digest and the size of a file.
-func digestFile(ctx context.Context, path string) (string, int64, error) {
+// digestFile describes a file.
+func digestFile(ctx context.Context, path string) (Part, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", 0, err
+		return Part{}, err
 	}
 	defer f.Close()
 	hash := sha256.New()
 	n, err := io.Copy(hash, &cancelReader{ctx, f})
 	if err != nil {
-		return "", 0, err
+		return Part{}, err
 	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), n, nil
+	return Part{"sha256:" + hex.EncodeToString(hash.Sum(nil)), n}, nil
 }
 
 // cancelReader ends a long read when its context ends.

@@ -37,6 +37,9 @@ var rootChecks = []rootCheck{
 	{"usr/local/bin/node", program, "promised content"},
 	{"usr/local/bin/npm", program, "promised content"},
 	{"usr/local/bin/npx", program, "promised content"},
+	{"usr/sbin/modprobe", program, "microVMs load modules"},
+	{"usr/lib/modules/*/modules.dep", present, "microVMs load modules"},
+	{"boot/*", absent, "the kernel lies beside the image"},
 	{"etc/passwd", contains("app:x:1000:1000:"), "the user that code runs as"},
 	{"etc/sudoers.d/app", contains("NOPASSWD"), "app may become root"},
 	{"home/app", directory, "home and working directory"},
@@ -91,6 +94,14 @@ func empty(root, path string) error {
 		return errors.New("is not an empty file")
 	}
 	return nil
+}
+
+func present(root, pattern string) error {
+	found, err := filepath.Glob(filepath.Join(root, pattern))
+	if err == nil && len(found) == 0 {
+		err = errors.New("is missing")
+	}
+	return err
 }
 
 func absent(root, pattern string) error {

@@ -35,15 +35,19 @@ func (b *builder) publish(now time.Time) (Metadata, error) {
 }
 
 func (b *builder) moveIntoPlace(metadata string) error {
-	if err := os.Chmod(b.output(), 0o644); err != nil {
-		return err
-	}
 	if err := os.Remove(b.files.Metadata()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Running machines keep the old file: they have it open.
-	if err := os.Rename(b.output(), b.files.File()); err != nil {
-		return err
+	// Running machines keep the old files: they have them open.
+	for made, place := range map[string]string{
+		b.output(): b.files.File(), b.kernel(): b.files.Kernel(), b.archive(): b.files.Modules(),
+	} {
+		if err := os.Chmod(made, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(made, place); err != nil {
+			return err
+		}
 	}
 	if err := syncFile(b.Dir); err != nil {
 		return err
@@ -66,7 +70,7 @@ func (b *builder) metadata(now time.Time) (Metadata, error) {
 	return Metadata{
 		Format: metadataFormat, Name: builtin + b.recipe.Name, Arch: b.recipe.Arch, Suite: b.recipe.Suite,
 		Versions: versions, Packages: packages,
-		Inputs: b.recipe.inputs(), Digest: b.digest, Size: b.size,
+		Inputs: b.recipe.inputs(), Part: b.made.Part, Kernel: b.made.Kernel, Modules: b.made.Modules,
 		Created: now.UTC().Truncate(time.Second),
 	}, nil
 }

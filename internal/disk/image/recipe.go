@@ -23,7 +23,7 @@ const builtin = "builtin:"
 
 // recipeFormat changes when this package makes a different image from the
 // same data.
-const recipeFormat = 1
+const recipeFormat = 2
 
 // recipe is everything that decides an image's content.
 type recipe struct {

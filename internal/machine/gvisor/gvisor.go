@@ -46,14 +46,27 @@ func New(runsc string, log *slog.Logger) *Driver {
 }
 
 // Info describes the driver.
-func (d *Driver) Info() machine.Info { return machine.Info{Name: Name} }
+func (d *Driver) Info() machine.Info {
+	return machine.Info{Name: Name, Features: machine.Features{Pause: true, Save: true}}
+}
 
 // Start makes a sandbox and runs its agent.
 func (d *Driver) Start(ctx context.Context, s machine.Spec) (machine.Machine, error) {
+	return d.make(ctx, s, func(m *gvisorMachine) error { return m.start(ctx, s, runArgs(s)) })
+}
+
+// Restore makes a sandbox that continues from a saved one.
+func (d *Driver) Restore(ctx context.Context, s machine.Spec, from machine.Snapshot) (machine.Machine, error) {
+	return d.make(ctx, s, func(m *gvisorMachine) error { return m.restore(ctx, s, from) })
+}
+
+// make starts a machine in one way or the other, and leaves nothing if it
+// fails.
+func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*gvisorMachine) error) (machine.Machine, error) {
 	m := newMachine(d, s.ID, s.Dir)
 	err := checkSpec(s)
 	if err == nil {
-		err = m.start(ctx, s)
+		err = start(m)
 	}
 	if err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
@@ -97,4 +110,7 @@ func (m *gvisorMachine) limits(s machine.Spec) cgroup.Limits {
 	return cgroup.Limits{MemoryBytes: s.MemoryBytes + overheadBytes, CPUs: s.CPUs, PIDs: pids}
 }
 
-var _ machine.Driver = (*Driver)(nil)
+var (
+	_ machine.Driver   = (*Driver)(nil)
+	_ machine.Restorer = (*Driver)(nil)
+)

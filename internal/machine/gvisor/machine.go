@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,14 +39,18 @@ type gvisorMachine struct {
 
 	process *os.Process // set before start returns; nil after Reattach
 	link    net.Conn
+	bell    net.Conn // tells a restored agent so; closed with the machine
 	tail    *tailBuffer
 
 	exitOnce sync.Once
 	exited   chan machine.Exit // buffered, one value, then closed
 	done     chan struct{}     // closed when the process is gone
 
-	mu       sync.Mutex
-	stopping bool // an end was asked for
+	mu     sync.Mutex
+	ending machine.ExitReason // the end that was asked for first; empty if none was
+
+	power  sync.Mutex  // held by Pause, Resume and Save
+	paused atomic.Bool // written with power held
 
 	destroyMu sync.Mutex
 	destroyed bool
@@ -58,7 +63,8 @@ func newMachine(d *Driver, id, dir string) *gvisorMachine {
 	}
 }
 
-func (m *gvisorMachine) start(ctx context.Context, s machine.Spec) error {
+// start runs runsc with a command that makes a machine.
+func (m *gvisorMachine) start(ctx context.Context, s machine.Spec, args []string) error {
 	for _, dir := range []string{emptyRoot(s.Dir), diskDir(s.Dir), stateDir(s.Dir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make machine directory: %w", err)
@@ -68,7 +74,7 @@ func (m *gvisorMachine) start(ctx context.Context, s machine.Spec) error {
 		return err
 	}
 	started := make(chan error, 1)
-	go m.run(s, started)
+	go m.run(s, args, started)
 	select {
 	case err := <-started:
 		return err
@@ -84,9 +90,9 @@ func (m *gvisorMachine) start(ctx context.Context, s machine.Spec) error {
 // run owns the thread that starts runsc: it joins the machine's network
 // namespace, and runsc's death signal is tied to it. It therefore lives until
 // runsc has exited, and is never given back to the scheduler.
-func (m *gvisorMachine) run(s machine.Spec, started chan<- error) {
+func (m *gvisorMachine) run(s machine.Spec, args []string, started chan<- error) {
 	runtime.LockOSThread()
-	cmd, err := m.launch(s)
+	cmd, err := m.launch(s, args)
 	if err != nil {
 		m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
 		started <- err
@@ -98,7 +104,7 @@ func (m *gvisorMachine) run(s machine.Spec, started chan<- error) {
 	m.finish(m.exitOf(err))
 }
 
-func (m *gvisorMachine) launch(s machine.Spec) (*exec.Cmd, error) {
+func (m *gvisorMachine) launch(s machine.Spec, args []string) (*exec.Cmd, error) {
 	tap, err := enterNamespace(s.Network)
 	if err != nil {
 		return nil, err
@@ -109,25 +115,30 @@ func (m *gvisorMachine) launch(s machine.Spec) (*exec.Cmd, error) {
 	if err := writeSpec(s, m.group); err != nil {
 		return nil, err
 	}
-	host, guest, err := socketPair()
+	link, guestLink, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = guest.Close() }()
-	cmd := m.command(s, guest)
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start runsc: %w", err), host.Close())
+	defer func() { _ = guestLink.Close() }()
+	bell, guestBell, err := socketPair()
+	if err != nil {
+		return nil, errors.Join(err, link.Close())
 	}
-	m.link = host
+	defer func() { _ = guestBell.Close() }()
+	cmd := m.driver.command(context.Background(), args)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = guestLink, guestBell, m.tail // guestLinkFD, guestBellFD
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start runsc: %w", err), link.Close(), bell.Close())
+	}
+	m.link, m.bell = link, bell
 	return cmd, nil
 }
 
-func (m *gvisorMachine) command(s machine.Spec, link *os.File) *exec.Cmd {
-	cmd := exec.Command(m.driver.runsc, runscArgs(s)...)
+// command is a runsc that dies with the thread that starts it.
+func (d *Driver) command(ctx context.Context, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, d.runsc, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
-	cmd.Stderr = m.tail
-	cmd.ExtraFiles = []*os.File{link} // descriptor 3: passedLinkFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	cmd.WaitDelay = time.Second
 	return cmd
@@ -144,20 +155,20 @@ func writeSpec(s machine.Spec, group *cgroup.Group) error {
 	return nil
 }
 
-// socketPair returns the link's host end and the end to pass on.
+// socketPair returns a socket's host end and the end to pass on.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make link: %w", err)
+		return nil, nil, fmt.Errorf("make socket: %w", err)
 	}
-	file := os.NewFile(uintptr(fds[0]), "link")
+	file := os.NewFile(uintptr(fds[0]), "host")
 	defer func() { _ = file.Close() }()
 	conn, err := net.FileConn(file)
 	if err != nil {
 		_ = unix.Close(fds[1])
-		return nil, nil, fmt.Errorf("make link: %w", err)
+		return nil, nil, fmt.Errorf("make socket: %w", err)
 	}
-	return conn, os.NewFile(uintptr(fds[1]), "link-guest"), nil
+	return conn, os.NewFile(uintptr(fds[1]), "guest"), nil
 }
 
 // exitOf tells why runsc ended.
@@ -170,20 +181,34 @@ func (m *gvisorMachine) exitOf(err error) machine.Exit {
 		detail += ": " + tail
 	}
 	m.mu.Lock()
-	stopping := m.stopping
+	asked := m.ending
 	m.mu.Unlock()
 	switch {
+	case asked == machine.ExitSaved: // it ran until it was saved, whatever the kernel had ended in it
+		return machine.Exit{Reason: asked, Detail: detail}
 	case m.group.OOMKills() > 0:
 		return machine.Exit{Reason: machine.ExitOOM, Detail: detail}
-	case stopping:
-		return machine.Exit{Reason: machine.ExitStopped, Detail: detail}
+	case asked != "":
+		return machine.Exit{Reason: asked, Detail: detail}
 	default:
 		return machine.Exit{Reason: machine.ExitCrashed, Detail: detail}
 	}
 }
 
+// askedToEnd notes why the machine is about to end.
+func (m *gvisorMachine) askedToEnd(reason machine.ExitReason) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ending == "" {
+		m.ending = reason
+	}
+}
+
 func (m *gvisorMachine) finish(e machine.Exit) {
 	m.exitOnce.Do(func() {
+		if m.bell != nil {
+			_ = m.bell.Close()
+		}
 		m.exited <- e
 		close(m.exited)
 		close(m.done)
@@ -201,12 +226,11 @@ func (m *gvisorMachine) Link() net.Conn { return m.link }
 // Exited delivers the machine's end.
 func (m *gvisorMachine) Exited() <-chan machine.Exit { return m.exited }
 
-// Stop asks the agent's process to end, then kills.
+// Stop asks the agent's process to end, then kills. One that stands still
+// can't be asked.
 func (m *gvisorMachine) Stop(ctx context.Context) error {
-	m.mu.Lock()
-	m.stopping = true
-	m.mu.Unlock()
-	if m.process != nil {
+	m.askedToEnd(machine.ExitStopped)
+	if m.process != nil && !m.paused.Load() {
 		_ = m.process.Signal(unix.SIGTERM) // runsc passes it on to the agent
 		timer := time.NewTimer(stopPatience)
 		defer timer.Stop()
@@ -222,9 +246,7 @@ func (m *gvisorMachine) Stop(ctx context.Context) error {
 
 // kill ends every process of the machine and waits for runsc.
 func (m *gvisorMachine) kill() error {
-	m.mu.Lock()
-	m.stopping = true
-	m.mu.Unlock()
+	m.askedToEnd(machine.ExitStopped)
 	if m.process == nil {
 		return nil
 	}

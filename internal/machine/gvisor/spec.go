@@ -14,13 +14,15 @@ import (
 const (
 	// guestAgent is where the agent's binary is mounted in the guest.
 	guestAgent = "/.atoll/agent"
-	// guestLinkFD is the agent's descriptor of the link.
-	guestLinkFD = 3
+	// guestLinkFD and guestBellFD are the agent's descriptors of the link, and
+	// of the socket that says that the link is another one since the machine
+	// was restored. They are its standard input and output, because those are
+	// what runsc gives a restored machine anew.
+	guestLinkFD = 0
+	guestBellFD = 1
 	// ownNamespace is the network namespace of whoever opens it: runsc is
 	// started in the machine's.
 	ownNamespace = "/proc/self/ns/net"
-	// passedLinkFD is runsc's descriptor of the same socket.
-	passedLinkFD = 3
 )
 
 // ociSpec is the runtime specification of a machine: a pure function, so that
@@ -87,7 +89,7 @@ func mounts(s machine.Spec) []specs.Mount {
 func agentProcess() *specs.Process {
 	caps := guestCapabilities()
 	return &specs.Process{
-		Args: []string{guestAgent, fmt.Sprintf("-link-fd=%d", guestLinkFD)},
+		Args: []string{guestAgent, fmt.Sprintf("-link-fd=%d", guestLinkFD), fmt.Sprintf("-bell-fd=%d", guestBellFD)},
 		// One thread of Go code is enough for the agent, and each wake-up of
 		// another is a system call or two.
 		Env: []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -114,7 +116,7 @@ func guestCapabilities() []string {
 	}
 }
 
-// runscArgs are runsc's flags and command.
+// runscArgs are runsc's flags for every command about a machine.
 func runscArgs(s machine.Spec) []string {
 	return []string{
 		"--root=" + stateDir(s.Dir),
@@ -129,9 +131,29 @@ func runscArgs(s machine.Spec) []string {
 		"--host-fifo=none",
 		"--host-settings=ignore", // `atoll doctor` checks the host
 		"--log=/dev/null",
-		"run",
-		fmt.Sprintf("--pass-fd=%d:%d", passedLinkFD, guestLinkFD),
-		"--bundle=" + s.Dir,
-		s.ID,
+	}
+}
+
+// runArgs start a machine.
+func runArgs(s machine.Spec) []string {
+	return append(runscArgs(s), "run", "--bundle="+s.Dir, s.ID)
+}
+
+// restoreArgs start a machine that continues from what is saved in a
+// directory. runsc would refuse a runtime specification that differs from the
+// saved machine's, and some of the paths in it are the machine's own.
+func restoreArgs(s machine.Spec, saved string) []string {
+	return append(runscArgs(s), "--restore-spec-validation=ignore",
+		"restore", "--bundle="+s.Dir, "--image-path="+saved, s.ID)
+}
+
+// checkpointArgs save a machine's memory and disk. The pages go into a file of
+// their own, as they are: compressing them takes far longer than writing them.
+// The machine always goes on: one that were to end with it would also end when
+// saving fails.
+func checkpointArgs(id, dir string) []string {
+	return []string{
+		"checkpoint", "--leave-running", "--compression=none", "--exclude-committed-zero-pages",
+		"--image-path=" + dir, id,
 	}
 }

@@ -77,7 +77,8 @@ func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim
 func (l *Launcher) wireSpec(s sandbox.ShimSpec) wire.Spec {
 	return wire.Spec{
 		ID: s.ID, Driver: s.Driver, Hostname: s.Hostname,
-		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent, Image: s.Image.File,
+		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent,
+		Image: s.Image.File, Kernel: s.Image.Kernel, Modules: s.Image.Modules,
 		MemoryBytes: s.MemoryBytes, CPUs: s.CPUs, MaxPIDs: s.MaxPIDs, DiskBytes: s.DiskBytes,
 		ExtraRoots: s.ExtraRootsPEM, MaxMessage: s.MaxMessage,
 		Personal: personal(s.Personal), Spare: s.Spare, Origin: (*wire.Origin)(s.Origin),

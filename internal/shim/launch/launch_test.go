@@ -3,6 +3,7 @@ package launch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
@@ -82,6 +84,21 @@ func TestShimDoesNotInheritTheEnvironment(t *testing.T) {
 	}
 	if env := await(t, filepath.Join(l.Data.Dir, "env")); strings.Contains(env, "SOME_TOKEN") {
 		t.Errorf("the shim's environment is %s", env)
+	}
+}
+
+func TestShimIsToldTheImage(t *testing.T) {
+	l := scripted(t, `cat > $dir/spec; echo '{"error":"as planned"}'`)
+	image := machine.Image{File: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}
+	if _, err := l.Launch(t.Context(), sandbox.ShimSpec{ID: "sbx", Image: image}); err == nil || !strings.Contains(err.Error(), "as planned") {
+		t.Errorf("launch: %v", err)
+	}
+	var got wire.Spec
+	if err := json.Unmarshal([]byte(await(t, filepath.Join(l.Data.Dir, "spec"))), &got); err != nil {
+		t.Fatal(err)
+	}
+	if told := (machine.Image{File: got.Image, Kernel: got.Kernel, Modules: got.Modules}); told != image {
+		t.Errorf("the shim is told of %+v", told)
 	}
 }
 

@@ -46,16 +46,33 @@ func TestGvisorConformance(t *testing.T) {
 				}
 			}
 		},
-		Leaks: func(id string) []string {
-			var left []string
-			for _, name := range cgroup.Leftovers() {
-				if name == id {
-					left = append(left, "control group "+name)
-				}
-			}
-			return left
-		},
+		Full:  full,
+		Leaks: leaks,
 	})
+}
+
+func leaks(id string) []string {
+	var left []string
+	for _, name := range cgroup.Leftovers() {
+		if name == id {
+			left = append(left, "control group "+name)
+		}
+	}
+	return left
+}
+
+// full is a file system of one page.
+func full(t *testing.T) string {
+	dir := t.TempDir()
+	if err := syscall.Mount("full", dir, "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatalf("mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
 }
 
 func network() machine.Network {

@@ -11,38 +11,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// goferName is how runsc names its gofer's process.
-const goferName = "runsc-gofer"
+// How runsc names its children's processes.
+const (
+	goferName  = "runsc-gofer"
+	sentryName = "runsc-sandbox"
+)
 
 // Settle ends the gofer. It served two purposes, both over once the agent
 // runs: it opened the disk's file, and it handed out the agent's binary, which
 // the sentry has open. A gofer costs several MiB per machine. runsc reaps it
 // and takes its end for what it is.
 func (m *gvisorMachine) Settle() error {
+	if err := m.signal(goferName, unix.SIGKILL); err != nil {
+		return fmt.Errorf("end gofer: %w", err)
+	}
+	return nil
+}
+
+// signal sends a signal to the processes of a name that runsc has started.
+func (m *gvisorMachine) signal(name string, sig unix.Signal) error {
 	if m.process == nil {
 		return nil
 	}
 	for _, pid := range children(m.process.Pid) {
-		if err := endGofer(pid); err != nil {
-			return fmt.Errorf("end gofer: %w", err)
+		if err := signalNamed(pid, name, sig); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// endGofer kills a process if it is a gofer. The descriptor makes sure that
-// what is looked at is what is killed.
-func endGofer(pid int) error {
+// signalNamed sends a signal to a process if it has a name. The descriptor
+// makes sure that what is looked at is what gets the signal.
+func signalNamed(pid int, name string, sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil // gone
 	}
 	defer func() { _ = unix.Close(fd) }()
-	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-	if err != nil || !strings.HasPrefix(string(name), goferName+"\x00") {
+	cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || !strings.HasPrefix(string(cmdline), name+"\x00") {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	return nil

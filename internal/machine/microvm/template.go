@@ -1,0 +1,526 @@
+package microvm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+// A template is a machine that was saved when its agent had loaded the
+// kernel's modules and awaited the first hello: nothing of an image, a disk or
+// a sandbox is in it. It is made once for each memory size and number of
+// processors, and again when anything changes that is in it.
+
+// The files of a template, beside those of every snapshot.
+const (
+	templateMeta   = "template.json"
+	templateFormat = 1
+	buildPrefix    = ".build-" // of directories that are not complete
+)
+
+// blankDisk is an empty file system that a template brings along: a copy is
+// made faster than a new one.
+func blankDisk(dir string) string { return filepath.Join(dir, "blank.raw") }
+
+// Template describes a template on disk.
+type Template struct {
+	Key         string       `json:"key"` // names its directory; differs when anything in it does
+	MemoryBytes int64        `json:"memoryBytes"`
+	CPUs        int          `json:"cpus"`
+	Accel       Acceleration `json:"acceleration"`
+	Kernel      string       `json:"kernel"` // digest of the kernel's file
+	Bytes       int64        `json:"bytes"`  // on disk
+	Created     time.Time    `json:"created"`
+	Digest      string       `json:"digest"` // of state and memory, "sha256:…"
+	Format      int          `json:"format"`
+}
+
+// maxResident bounds the templates whose memory is held at a time, and
+// keepResident is how long one that was used is held at least.
+const (
+	maxResident  = 4
+	keepResident = 2 * time.Minute
+)
+
+// Templates makes and keeps the templates of one host. Its methods may be
+// called concurrently.
+type Templates struct {
+	dir    string
+	driver *Driver
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	resident map[string]*resident // by key
+	digests  map[string]string    // of files, by identity
+}
+
+// resident is a template whose memory is there for machines to map.
+type resident struct {
+	ready    chan struct{} // closed when the following are set
+	snapshot machine.Snapshot
+	err      error
+	used     time.Time // guarded by Templates.mu
+}
+
+// NewTemplates keeps templates in a directory that no other process makes
+// templates in. What an earlier process did not finish is removed.
+func NewTemplates(dir string, driver *Driver, log *slog.Logger) (*Templates, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make template directory: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, buildPrefix+"*"))
+	for _, path := range left {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remove unfinished templates: %w", err)
+	}
+	return &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}, nil
+}
+
+// Get returns the template for machines like s, of which only image, agent,
+// sizes and network count. The first call for a size boots a machine, or reads
+// what an earlier process saved; others for that size wait for it.
+func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot, error) {
+	key, err := t.key(s)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	r, ok := t.resident[key]
+	if !ok {
+		r = &resident{ready: make(chan struct{})}
+		t.resident[key] = r
+		go t.provide(context.WithoutCancel(ctx), key, s, r)
+	}
+	r.used = time.Now()
+	t.mu.Unlock()
+	select {
+	case <-r.ready:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("await template: %w", ctx.Err())
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	snapshot := r.snapshot
+	snapshot.Close = nil // it is not the caller's
+	return &snapshot, nil
+}
+
+// Discard forgets a template that a machine could not be started from. The
+// next Get makes it anew.
+func (t *Templates) Discard(s machine.Snapshot) error {
+	key := filepath.Base(s.Dir)
+	t.mu.Lock()
+	r := t.resident[key]
+	if r == nil || r.snapshot.Memory != s.Memory {
+		t.mu.Unlock()
+		return nil // it was discarded already
+	}
+	delete(t.resident, key)
+	t.mu.Unlock()
+	return errors.Join(r.release(), removeTemplate(t.dir, key))
+}
+
+// Close gives the templates' memory back. Machines that run keep what they
+// have.
+func (t *Templates) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var err error
+	for key, r := range t.resident {
+		select {
+		case <-r.ready:
+			err = errors.Join(err, r.release())
+			delete(t.resident, key)
+		default: // its maker gives it back
+		}
+	}
+	return err
+}
+
+func (r *resident) release() error {
+	if r.snapshot.Close == nil {
+		return nil
+	}
+	return r.snapshot.Close()
+}
+
+// Making a template is a boot, which takes seconds without KVM, on a busy host
+// many. One that hangs is tried again.
+const (
+	buildAttempts = 2
+	buildPatience = 90 * time.Second // each
+)
+
+// provide makes a template's memory available.
+func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *resident) {
+	r.snapshot, r.err = t.open(key)
+	if r.err != nil {
+		if !errors.Is(r.err, fs.ErrNotExist) {
+			t.log.Warn("a saved template is of no use; it is made again", "key", key, "error", r.err)
+		}
+		began := time.Now()
+		for range buildAttempts {
+			if r.err = t.build(ctx, key, s); r.err == nil {
+				break
+			}
+		}
+		if r.err == nil {
+			r.snapshot, r.err = t.open(key)
+		}
+		if r.err == nil {
+			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
+		}
+	}
+	t.mu.Lock()
+	if r.err != nil {
+		delete(t.resident, key) // the next caller tries again
+	}
+	t.evict()
+	t.mu.Unlock()
+	close(r.ready)
+}
+
+// evict gives back the memory of what was not used for longest. It must be
+// called with mu held.
+func (t *Templates) evict() {
+	for len(t.resident) > maxResident {
+		oldest, since := "", time.Now().Add(-keepResident)
+		for key, r := range t.resident {
+			if r.snapshot.Close != nil && r.used.Before(since) {
+				oldest, since = key, r.used
+			}
+		}
+		if oldest == "" {
+			return
+		}
+		if err := t.resident[oldest].release(); err != nil {
+			t.log.Warn("give back a template's memory", "error", err)
+		}
+		delete(t.resident, oldest)
+	}
+}
+
+// open reads a template from disk and holds its memory.
+func (t *Templates) open(key string) (machine.Snapshot, error) {
+	dir := filepath.Join(t.dir, key)
+	meta, err := readTemplate(dir)
+	if err != nil {
+		return machine.Snapshot{}, err
+	}
+	file, err := os.Open(filepath.Join(dir, savedMemory))
+	if err != nil {
+		return machine.Snapshot{}, fmt.Errorf("open template: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	if err := checkSize(file, meta.MemoryBytes); err != nil {
+		return machine.Snapshot{}, fmt.Errorf("open template: %w", err)
+	}
+	memory, err := fillMemory(file)
+	if err != nil {
+		return machine.Snapshot{}, err
+	}
+	digest, err := digestTemplate(dir, memory)
+	if err == nil && digest != meta.Digest {
+		err = errors.New("its content is not what was saved")
+	}
+	if err != nil {
+		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
+	}
+	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
+}
+
+// digestTemplate is of the state and of the memory, without its holes.
+func digestTemplate(dir string, memory *os.File) (string, error) {
+	state, err := os.ReadFile(filepath.Join(dir, savedState))
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.New()
+	hash.Write(state)
+	info, err := memory.Stat()
+	if err != nil {
+		return "", err
+	}
+	c := &copier{base: memory, bytes: info.Size(), buffer: make([]byte, chunk)}
+	for at := int64(0); at < c.bytes; at += chunk {
+		p := c.buffer[:min(chunk, c.bytes-at)]
+		some, err := c.readBase(p, at)
+		if err != nil {
+			return "", err
+		}
+		if some {
+			fmt.Fprintf(hash, "%d:", at)
+			hash.Write(p)
+		}
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// build boots a machine, saves it and puts it into place, whole.
+func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, buildPatience)
+	defer cancel()
+	dir := filepath.Join(t.dir, buildPrefix+key)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make template: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := t.driver.saveTemplate(ctx, s, dir); err != nil {
+		return fmt.Errorf("make template: %w", err)
+	}
+	meta := Template{
+		Format: templateFormat, Key: key, MemoryBytes: s.MemoryBytes, CPUs: s.CPUs, Accel: t.driver.Accel, Created: time.Now().UTC(),
+	}
+	var err error
+	if meta.Kernel, err = t.digest(s.Image.Kernel); err == nil {
+		meta.Bytes, err = usedBytes(dir)
+	}
+	if err == nil {
+		meta.Digest, err = digestSaved(dir)
+	}
+	if err == nil {
+		err = meta.write(dir)
+	}
+	if err == nil {
+		err = removeTemplate(t.dir, key)
+	}
+	if err == nil {
+		err = os.Rename(dir, filepath.Join(t.dir, key))
+	}
+	if err != nil {
+		return fmt.Errorf("make template: %w", err)
+	}
+	return nil
+}
+
+func digestSaved(dir string) (string, error) {
+	file, err := os.Open(filepath.Join(dir, savedMemory))
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }()
+	memory, err := fillMemory(file) // its holes are where the next reader's are
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = memory.Close() }()
+	return digestTemplate(dir, memory)
+}
+
+// saveTemplate boots a machine and saves it into dir.
+func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (err error) {
+	s.ID, s.Dir = "template-"+filepath.Base(dir)[len(buildPrefix):], filepath.Join(dir, "machine")
+	s.Template = nil
+	var card *os.File
+	s.AttachNIC = func(nic machine.NIC) error { card = nic.File; return nil } // nobody reads it: it is never up
+	defer func() {
+		if card != nil {
+			_ = card.Close()
+		}
+	}()
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		return err
+	}
+	m := newMachine(d, s.ID, s.Dir)
+	defer func() {
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		defer cancel()
+		if m.link != nil {
+			_ = m.link.Close()
+		}
+		err = errors.Join(err, m.Destroy(cleanup))
+	}()
+	if err := m.boot(ctx, s); err != nil {
+		return err
+	}
+	if err := link.Probe(ctx, m.link); err != nil {
+		return m.because(err)
+	}
+	if err := m.halt(ctx); err != nil {
+		return err
+	}
+	if err := m.saveState(ctx, dir); err != nil {
+		return err
+	}
+	if err := m.saveMemory(&machine.Snapshot{}, machine.SaveOptions{Dir: dir}); err != nil {
+		return err
+	}
+	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
+}
+
+// key names everything that is in a template.
+func (t *Templates) key(s machine.Spec) (string, error) {
+	hash := sha256.New()
+	for _, file := range []string{s.Image.Kernel, s.Image.Modules, s.Agent} {
+		digest, err := t.digest(file)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(hash, digest)
+	}
+	qemu, err := fileID(t.driver.QEMU)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintln(hash, templateFormat, qemu, s.DiskBytes)
+	args := plan{spec: s, accel: t.driver.Accel, disks: []string{baseDisk}, shared: true}.args()
+	fmt.Fprintln(hash, strings.Join(args, "\n"))
+	fmt.Fprintln(hash, hostProcessor())
+	return hex.EncodeToString(hash.Sum(nil))[:16], nil
+}
+
+// digest returns a file's, which is computed once while the file stays as it
+// is.
+func (t *Templates) digest(path string) (string, error) {
+	id, err := fileID(path)
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	known := t.digests[id]
+	t.mu.Unlock()
+	if known != "" {
+		return known, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	digest := hex.EncodeToString(hash.Sum(nil))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.digests) > 64 { // of files that were replaced
+		clear(t.digests)
+	}
+	t.digests[id] = digest
+	return digest, nil
+}
+
+func fileID(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %d %d", path, info.Size(), info.ModTime().UnixNano()), nil
+}
+
+// hostProcessor is what a saved machine must find again: the processor's
+// model and abilities, and the kernel that virtualises it.
+func hostProcessor() string {
+	var words []string
+	for line := range cpuInfo() {
+		key, value, _ := strings.Cut(line, ":")
+		if key = strings.TrimSpace(key); key == "model name" || key == "flags" {
+			words = append(words, value)
+		}
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err == nil {
+		words = append(words, unix.ByteSliceToString(name.Release[:]))
+	}
+	return strings.Join(words, "\n")
+}
+
+func (m Template) write(dir string) error {
+	raw, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, templateMeta), append(raw, '\n'), 0o600)
+}
+
+func readTemplate(dir string) (Template, error) {
+	var meta Template
+	raw, err := os.ReadFile(filepath.Join(dir, templateMeta))
+	if err != nil {
+		return meta, err
+	}
+	if err := json.Unmarshal(raw, &meta); err != nil {
+		return meta, fmt.Errorf("read template: %w", err)
+	}
+	if meta.Format != templateFormat {
+		return meta, fmt.Errorf("read template: format %d is not %d", meta.Format, templateFormat)
+	}
+	return meta, nil
+}
+
+// ListTemplates returns the templates in a directory, the latest first.
+// Damaged ones are left out; the error then names them, and the list is still
+// good. A directory that does not exist is empty.
+func ListTemplates(dir string) ([]Template, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list templates: %w", err)
+	}
+	var found []Template
+	var bad error
+	for _, entry := range entries {
+		if !entry.IsDir() || strings.HasPrefix(entry.Name(), ".") {
+			continue
+		}
+		meta, err := readTemplate(filepath.Join(dir, entry.Name()))
+		if err != nil {
+			bad = errors.Join(bad, fmt.Errorf("template %s: %w", entry.Name(), err))
+			continue
+		}
+		found = append(found, meta)
+	}
+	slices.SortFunc(found, func(a, b Template) int { return b.Created.Compare(a.Created) })
+	return found, bad
+}
+
+// RemoveTemplate removes a template from disk. Machines that were started from
+// it don't need it, and a server that holds it goes on using it.
+func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
+
+func removeTemplate(dir, key string) error {
+	if key == "" || filepath.Base(key) != key {
+		return fmt.Errorf("remove template: bad key %q", key)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, key)); err != nil {
+		return fmt.Errorf("remove template: %w", err)
+	}
+	return nil
+}
+
+// usedBytes is what the files of a directory take on disk.
+func usedBytes(dir string) (int64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, entry := range entries {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, entry.Name()), &st); err != nil {
+			return 0, err
+		}
+		sum += st.Blocks * 512
+	}
+	return sum, nil
+}
