@@ -36,8 +36,8 @@ func NewMetrics() *Metrics {
 			Name: "atoll_sandbox_create_seconds", Help: "Time from the call to a running sandbox, waiting included.",
 			Buckets: []float64{.05, .1, .15, .2, .3, .5, 1, 2, 5, 10, 30, 60, 120},
 		}),
-		stopped:  counter("atoll_sandbox_stops_total", "Sandboxes that stopped, by reason.", "reason"),
-		powers:   counter("atoll_sandbox_power_changes_total", "Machines that came to stand still (paused, suspended) or went on (running).", "to"),
+		stopped: counter("atoll_sandbox_stops_total", "Sandboxes that stopped, by reason.", "reason"),
+		powers:  counter("atoll_sandbox_power_changes_total", "Machines that came to stand still (paused, suspended) or went on (running).", "to"),
 		resumes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "atoll_sandbox_resume_seconds", Help: "Time until a paused machine ran again, waiting for a turn included.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60},

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,6 +173,7 @@ func (m *Manager) childRow(parent *box, spec ForkSpec) store.Sandbox {
 	row := store.Sandbox{
 		ID: NewID(parent.row.Region), Org: parent.row.Org, Region: parent.row.Region,
 		Labels: maps.Clone(parent.row.Labels), MemoryMiB: parent.row.MemoryMiB, Isolation: parent.row.Isolation,
+		CPUs: parent.row.CPUs, DiskBytes: parent.row.DiskBytes, Image: parent.row.Image,
 		Created: now.UTC(), ForkedFrom: parent.row.ID, Status: store.Creating,
 		StopAt: life.from(now), IdlePause: idle.After, IdleToDisk: idle.ToDisk,
 	}
@@ -195,13 +197,22 @@ func (m *Manager) startChild(ctx context.Context, c *child, fork *Fork) error {
 	if err := m.record(ctx, &c.undo, c.row); err != nil {
 		return err
 	}
-	s := m.shimSpec(c.row.ID, c.row.MemoryMiB)
-	s.Driver, s.Origin, s.Personal = c.row.Isolation, &fork.Origin, fork.Personal()
-	s.Ceiling = m.Ceilings.entriesOf(c.row.Org) // as it is now
+	s := m.childSpec(c.row, fork)
 	defer s.Secrets.Drop()
 	var err error
 	c.shim, err = m.launchShim(ctx, &c.undo, s)
 	return err
+}
+
+// childSpec has the parent's machine, whatever the settings are by now, and
+// the ceiling as it is now.
+func (m *Manager) childSpec(row store.Sandbox, fork *Fork) ShimSpec {
+	s := m.shimSpec(row.ID, row.MemoryMiB)
+	s.Driver, s.Origin, s.Personal = row.Isolation, &fork.Origin, fork.Personal()
+	s.CPUs, s.DiskBytes = cmp.Or(row.CPUs, s.CPUs), cmp.Or(row.DiskBytes, s.DiskBytes)
+	s.Image.File = cmp.Or(row.Image, s.Image.File)
+	s.Ceiling = m.Ceilings.entriesOf(row.Org)
+	return s
 }
 
 // nthFailed says which child failed. Those that only gave up because another

@@ -194,6 +194,28 @@ func TestHalfFailedForkLeavesNothing(t *testing.T) {
 	})
 }
 
+// A fork continues its parent's machine, also after the settings changed.
+func TestForkHasItsParentsSizes(t *testing.T) {
+	machineOf := func(cpus int, disk int64, image string) func(*sandbox.Options) {
+		return func(o *sandbox.Options) {
+			o.Template.CPUs, o.Template.DiskBytes, o.Template.Image.File = cpus, disk, image
+		}
+	}
+	run(t, machineOf(2, 10<<30, "/old"), func(w *world) {
+		parent := w.create(time.Hour)
+		parent.Close()
+		machineOf(4, 20<<30, "/new")(&w.options)
+		w.restart()
+		child := w.fork(parent.ID(), sandbox.ForkSpec{Count: 1})[0]
+		grandchild := w.fork(child.ID, sandbox.ForkSpec{Count: 1})[0]
+		for _, id := range []string{child.ID, grandchild.ID} {
+			if s := w.launcher.Shim(id).Spec; s.CPUs != 2 || s.DiskBytes != 10<<30 || s.Image.File != "/old" {
+				t.Errorf("got %+v", s)
+			}
+		}
+	})
+}
+
 // failing is a store that can't record that sandboxes run.
 type failing struct{ sandbox.Store }
 

@@ -31,6 +31,12 @@ type Sandbox struct {
 	Isolation string // name of the driver
 	Created   time.Time
 
+	// What a fork has in common with its parent, whatever the settings are by
+	// then; zero if an older server made it.
+	CPUs      int
+	DiskBytes int64
+	Image     string // path of its file
+
 	ForkedFrom string // id of the sandbox that it continues; empty for none
 
 	Status  Status
@@ -48,7 +54,7 @@ type Sandbox struct {
 }
 
 const sandboxColumns = `id, org, region, labels, memory, isolation, status, created, stop_at, stopped, reason,
-	power, remaining, idle_pause, idle_to_disk, forked_from`
+	power, remaining, idle_pause, idle_to_disk, forked_from, cpus, disk, image`
 
 // CreateSandbox stores a new sandbox.
 func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
@@ -56,10 +62,10 @@ func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
 	}
-	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		sb.ID, sb.Org, sb.Region, string(labels), sb.MemoryMiB, sb.Isolation, string(sb.Status),
 		millis(sb.Created), optMillis(sb.StopAt), optMillis(sb.Stopped), sb.Reason,
-		sb.Power, sb.Remaining.Milliseconds(), sb.IdlePause.Milliseconds(), sb.IdleToDisk, sb.ForkedFrom)
+		sb.Power, sb.Remaining.Milliseconds(), sb.IdlePause.Milliseconds(), sb.IdleToDisk, sb.ForkedFrom, sb.CPUs, sb.DiskBytes, sb.Image)
 }
 
 // SetRunning records that sandboxes that were being created run: all of them,
@@ -174,7 +180,7 @@ func scanSandbox(r row) (Sandbox, error) {
 	var created, remaining, idle int64
 	var stopAt, stopped sql.NullInt64
 	err := r.Scan(&sb.ID, &sb.Org, &sb.Region, &labels, &sb.MemoryMiB, &sb.Isolation, &status, &created, &stopAt, &stopped, &sb.Reason,
-		&sb.Power, &remaining, &idle, &sb.IdleToDisk, &sb.ForkedFrom)
+		&sb.Power, &remaining, &idle, &sb.IdleToDisk, &sb.ForkedFrom, &sb.CPUs, &sb.DiskBytes, &sb.Image)
 	if err != nil {
 		return sb, err
 	}

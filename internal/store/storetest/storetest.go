@@ -195,6 +195,7 @@ func testPower(t *testing.T, s Store) {
 	o := addOrg(t, s, "default")
 	sb := addSandbox(t, s, store.Sandbox{
 		ID: "sbx_1", Org: o.ID, StopAt: start.Add(time.Minute), IdlePause: 90 * time.Second, IdleToDisk: true, ForkedFrom: "sbx_0",
+		CPUs: 2, DiskBytes: 10 << 30, Image: "/images/a.erofs",
 	})
 	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", time.Second), errs.NotFound) // it does not run yet
 	wantClass(t, s.SetAwake(t.Context(), sb.ID, start), errs.NotFound)
