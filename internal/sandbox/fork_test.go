@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"strings"
 	"sync/atomic"
@@ -212,6 +213,27 @@ func TestForkHasItsParentsSizes(t *testing.T) {
 			if s := w.launcher.Shim(id).Spec; s.CPUs != 2 || s.DiskBytes != 10<<30 || s.Image.File != "/old" {
 				t.Errorf("got %+v", s)
 			}
+		}
+	})
+}
+
+// The ceiling of a fork is the one of now, its list the parent's.
+func TestForkHasTheCeilingOfNow(t *testing.T) {
+	ceiling := func(entry string) sandbox.Ceilings {
+		c, err := sandbox.NewCeilings([]string{entry}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	run(t, func(o *sandbox.Options) { o.Ceilings = ceiling("*.test") }, func(w *world) {
+		parent := w.create(time.Hour)
+		parent.Close()
+		w.options.Ceilings = ceiling("a.test")
+		w.restart()
+		child := w.fork(parent.ID(), sandbox.ForkSpec{Count: 1})[0]
+		if got, _ := w.launcher.Shim(child.ID).Received(); !slices.Equal(got.Ceiling, []string{"a.test"}) || got.AllowNet != nil {
+			t.Errorf("got %+v", got)
 		}
 	})
 }

@@ -555,7 +555,7 @@ func TestNothingIsSaidToAPausedMachine(t *testing.T) {
 					return
 				}
 				defer c.Close()
-				for range 200 {
+				for range 1000 {
 					if err := c.Enter(w.t.Context()); err != nil {
 						t.Error(err)
 						return
