@@ -102,6 +102,7 @@ func (b *box) become(p Power, took time.Duration) {
 	}
 	b.still.Store(p != PowerRunning)
 	b.mu.Unlock()
+	b.m.Log.Debug("sandbox power", "sandbox_id", b.row.ID, "org", b.row.Org, "power", p, "took", took)
 	b.moved()
 	b.reconsiderIdle()
 	b.m.Observer.PowerChanged(b.row.ID, b.row.Org, string(p), took)
