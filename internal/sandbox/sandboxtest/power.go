@@ -89,6 +89,9 @@ func (s *Shim) Fork(ctx context.Context) (*sandbox.Fork, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.power == sandbox.PowerSuspended {
+		return nil, errs.New(errs.Precondition, sandbox.CodePaused, "the sandbox is %s", s.power)
+	}
 	if err := s.note("fork"); err != nil {
 		return nil, err
 	}
