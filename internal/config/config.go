@@ -70,6 +70,7 @@ type Limits struct {
 	Sandboxes        int
 	Starts           int // at the same time; 0 is twice the cores
 	Spares           int // kept started ahead
+	Forks            int // children of one fork
 	FreeMemoryMiB    int // of the host, below which nothing starts
 }
 
@@ -156,6 +157,7 @@ func defaultLimits() Limits {
 		Sandboxes:        1000,
 		FreeMemoryMiB:    512,
 		Spares:           2,
+		Forks:            api.DefaultMaxForks,
 	}
 }
 

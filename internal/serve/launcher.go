@@ -49,6 +49,11 @@ func newLauncher(cfg config.Server, log *slog.Logger) (sandbox.Launcher, error) 
 	}}, nil
 }
 
+// features says what the isolations of this server can do.
+func features() map[string]machine.Features {
+	return map[string]machine.Features{gvisor.Name: gvisor.New("", slog.New(slog.DiscardHandler)).Info().Features}
+}
+
 // needsImage is a launcher that says clearly when there is no image, which
 // may come at any time.
 type needsImage struct {
