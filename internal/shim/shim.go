@@ -120,10 +120,10 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 		if listener != nil {
 			_ = listener.Close()
 		}
-		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error()}), started.Close())
+		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error(), TemplateFailed: s.templateFailed(ctx, err)}), started.Close())
 	}
 	server := s.serve(listener)
-	if err := errors.Join(wire.Write(started, wire.Started{}), started.Close()); err != nil {
+	if err := errors.Join(wire.Write(started, wire.Started{TemplateFailed: s.templateFailed(ctx, nil)}), started.Close()); err != nil {
 		s.log.Warn("report start", "error", err)
 	}
 	s.exit = s.await(ctx)
@@ -132,6 +132,16 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 	close(s.finished)
 	server.shutdown()
 	return nil
+}
+
+// templateFailed reports whether the template is to blame for how the start
+// went: the machine booted instead, or it did not and nobody answered in it.
+func (s *Shim) templateFailed(ctx context.Context, failure error) bool {
+	if s.spec.Template == nil || s.machine == nil || ctx.Err() != nil {
+		return false
+	}
+	m, ok := s.machine.(machine.Templated)
+	return ok && m.FromTemplate() == (failure != nil)
 }
 
 // prepare makes what must exist before the machine does.
@@ -182,7 +192,7 @@ func (s *Shim) start(ctx context.Context) error {
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent,
+		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent, Template: s.spec.Template,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
 	}

@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -66,6 +68,10 @@ type Templates struct {
 	driver *Driver
 	log    *slog.Logger
 
+	making context.Context // ended by Close
+	stop   context.CancelFunc
+	makers sync.WaitGroup
+
 	mu       sync.Mutex
 	resident map[string]*resident // by key
 	digests  map[string]string    // of files, by identity
@@ -92,7 +98,34 @@ func NewTemplates(dir string, driver *Driver, log *slog.Logger) (*Templates, err
 	if err != nil {
 		return nil, fmt.Errorf("remove unfinished templates: %w", err)
 	}
-	return &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}, nil
+	t := &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}
+	t.making, t.stop = context.WithCancel(context.Background())
+	return t, t.freeGroups()
+}
+
+// groupPrefix begins the names of the control groups of machines that become
+// templates; key and process id follow. Servers of one host make the same
+// templates.
+const groupPrefix = "template-"
+
+// freeGroups removes the control groups of killed processes, whose machines
+// died with them.
+func (t *Templates) freeGroups() error {
+	var err error
+	for _, name := range cgroup.Leftovers() {
+		rest, ok := strings.CutPrefix(name, groupPrefix)
+		_, pid, _ := strings.Cut(rest, "-")
+		if maker, bad := strconv.Atoi(pid); !ok || bad != nil || unix.Kill(maker, 0) == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.making, destroyPatience)
+		err = errors.Join(err, cgroup.Open(name).Remove(ctx))
+		cancel()
+	}
+	if err != nil {
+		return fmt.Errorf("free unfinished templates: %w", err)
+	}
+	return nil
 }
 
 // Get returns the template for machines like s, of which only image, agent,
@@ -108,7 +141,7 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 	if !ok {
 		r = &resident{ready: make(chan struct{})}
 		t.resident[key] = r
-		go t.provide(context.WithoutCancel(ctx), key, s, r)
+		t.makers.Go(func() { t.provide(t.making, key, s, r) })
 	}
 	r.used = time.Now()
 	t.mu.Unlock()
@@ -140,20 +173,18 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	return errors.Join(r.release(), removeTemplate(t.dir, key))
 }
 
-// Close gives the templates' memory back. Machines that run keep what they
-// have.
+// Close ends the making of templates and gives their memory back. Machines
+// that run keep what they have. Get must not be called any more.
 func (t *Templates) Close() error {
+	t.stop()
+	t.makers.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var err error
-	for key, r := range t.resident {
-		select {
-		case <-r.ready:
-			err = errors.Join(err, r.release())
-			delete(t.resident, key)
-		default: // its maker gives it back
-		}
+	for _, r := range t.resident {
+		err = errors.Join(err, r.release())
 	}
+	clear(t.resident)
 	return err
 }
 
@@ -321,7 +352,7 @@ func digestSaved(dir string) (string, error) {
 
 // saveTemplate boots a machine and saves it into dir.
 func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (err error) {
-	s.ID, s.Dir = "template-"+filepath.Base(dir)[len(buildPrefix):], filepath.Join(dir, "machine")
+	s.ID, s.Dir = groupPrefix+filepath.Base(dir)[len(buildPrefix):]+"-"+strconv.Itoa(os.Getpid()), filepath.Join(dir, "machine")
 	s.Template = nil
 	var card *os.File
 	s.AttachNIC = func(nic machine.NIC) error { card = nic.File; return nil } // nobody reads it: it is never up
