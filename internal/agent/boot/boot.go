@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,14 @@ var systemMounts = []mount{
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noFiles, ""},
 }
 
+// deviceLinks are what programs expect in /dev beside devices.
+var deviceLinks = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+}
+
+// openFiles bounds the open files of each process, as with gVisor.
+var openFiles = syscall.Rlimit{Cur: 65536, Max: 1 << 20}
+
 // Early mounts the kernel's file systems and loads the modules that need no
 // disk.
 func Early() error {
@@ -68,6 +77,15 @@ func Early() error {
 		if err := m.mount(""); err != nil {
 			return err
 		}
+	}
+	for name, target := range deviceLinks {
+		if err := os.Symlink(target, filepath.Join("/dev", name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("complete /dev: %w", err)
+		}
+	}
+	// Not by package unix: what is set here, Go passes on to what it starts.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &openFiles); err != nil {
+		return fmt.Errorf("limit open files: %w", err)
 	}
 	return loadModules(false)
 }

@@ -25,16 +25,23 @@ type HostProcess struct {
 	NetNS, Args string
 }
 
-// Processes are the live processes of this server, without the daemon.
+// Processes are the live processes of this server, without the daemon: those
+// that run its programs, and what runs in the control groups of its sandboxes.
 func (s *Server) Processes() []HostProcess {
 	var out []HostProcess
+	inside := map[int]bool{}
+	for _, group := range s.groups() {
+		for _, pid := range cgroup.Open(group).PIDs() {
+			inside[pid] = true
+		}
+	}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		exe, err := os.Readlink(filepath.Join(dir, "exe"))
-		if err != nil || filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) != s.bin() {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if err != nil || filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) != s.bin() && !inside[pid] {
 			continue
 		}
-		pid, _ := strconv.Atoi(filepath.Base(dir))
 		if s.isDaemon(pid) {
 			continue
 		}

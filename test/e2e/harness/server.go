@@ -4,6 +4,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,11 +25,19 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 	"github.com/atollhq/atoll/internal/shim/launch"
 )
 
 // Patience bounds each step of starting and stopping.
 const Patience = 60 * time.Second
+
+// IsolationVariable says how the servers of a run isolate: "gvisor", which is
+// the default, or "microvm".
+const IsolationVariable = "ATOLL_TEST_ISOLATION"
+
+// Isolation is how the servers of this run isolate.
+func Isolation() string { return cmp.Or(os.Getenv(IsolationVariable), gvisor.Name) }
 
 // poll is how often the state of another process is looked at.
 const poll = 10 * time.Millisecond
@@ -154,6 +163,7 @@ func (s *Server) Serve(ctx context.Context, flags ...string) error {
 		"--host-overrides", s.overrides(), "--extra-roots", s.roots(),
 		"--resolvers", s.Internet.Resolver().String(),
 		"--log-level", "debug", "--spares", "0", // what runs is what a test asked for
+		"--isolation", Isolation(),
 	}, append(slices.Clone(s.flags), flags...)...)...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	cmd.Env = append(os.Environ(), "HOME="+s.Dir)
@@ -281,7 +291,9 @@ func (s *Server) killAll(ctx context.Context) error {
 func (s *Server) sweep(ctx context.Context) error {
 	log := slog.New(slog.DiscardHandler)
 	l := &launch.Launcher{Binaries: launch.Binaries{Shim: s.Program("atoll-shim")}, Data: s.Data, Log: log,
-		Drivers: map[string]machine.Driver{gvisor.Name: gvisor.New(s.Program("runsc"), log)}}
+		Drivers: map[string]machine.Driver{
+			gvisor.Name: gvisor.New(s.Program("runsc"), log), microvm.Name: microvm.New(microvm.Config{Log: log}),
+		}}
 	left, err := l.Leftovers(ctx)
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
