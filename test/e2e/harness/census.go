@@ -5,6 +5,7 @@ package harness
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/atollhq/atoll/internal/cgroup"
@@ -50,6 +52,21 @@ func (s *Server) Processes() []HostProcess {
 		out = append(out, HostProcess{pid, filepath.Base(exe), ns, strings.ReplaceAll(string(args), "\x00", " ")})
 	}
 	return out
+}
+
+// KillMachine kills the processes of a sandbox's machine.
+func (s *Server) KillMachine(id string) error {
+	pids := cgroup.Open(id).PIDs()
+	if len(pids) == 0 {
+		return fmt.Errorf("no process in the machine of %s", id)
+	}
+	var err error
+	for _, pid := range pids {
+		if kerr := syscall.Kill(pid, syscall.SIGKILL); !errors.Is(kerr, syscall.ESRCH) { // some end with others
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
 }
 
 func (s *Server) isDaemon(pid int) bool {

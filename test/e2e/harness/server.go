@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,7 +31,19 @@ import (
 )
 
 // Patience bounds each step of starting and stopping.
-const Patience = 60 * time.Second
+var Patience = slower(60 * time.Second)
+
+// SlownessVariable says by how much longer than usual things may take:
+// emulated microVMs are slow.
+const SlownessVariable = "ATOLL_TEST_SLOWNESS"
+
+func slower(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(cmp.Or(os.Getenv(SlownessVariable), "1"))
+	if err != nil || factor < 1 {
+		panic(SlownessVariable + " is not a positive number")
+	}
+	return d * time.Duration(factor)
+}
 
 // IsolationVariable says how the servers of a run isolate: "gvisor", which is
 // the default, or "microvm".

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { all, assert, LIMIT, pattern, rejectsWith, shared } from "./support.mjs";
+import { all, assert, LIMIT, LONG, pattern, rejectsWith, shared } from "./support.mjs";
 
 const sandbox = shared();
 const fs = () => sandbox().fs;
@@ -89,7 +89,7 @@ describe("content", LIMIT, () => {
     assert.equal(await fs().readTextFile("t.txt"), "three");
   });
 
-  test("50 MB in both directions", { timeout: 120_000 }, async () => {
+  test("50 MB in both directions", LONG, async () => {
     const data = pattern(50_000_000);
     await fs().writeFile("big.bin", data);
     assert.equal((await fs().stat("big.bin")).size, data.length);
