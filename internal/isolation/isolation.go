@@ -149,7 +149,7 @@ func defaultMachine(cfg config.Server, p Programs) machine.Spec {
 	l, image := cfg.Limits, cfg.ImageFiles()
 	return machine.Spec{
 		Image: machine.Image{File: image.File(), Kernel: image.Kernel(), Modules: image.Modules()}, Agent: p.Agent,
-		MemoryBytes: int64(l.MemoryDefaultMiB) << 20, CPUs: l.CPUs, DiskBytes: int64(l.DiskMiB) << 20,
+		MemoryBytes: microvm.RoundMemory(int64(l.MemoryDefaultMiB) << 20), CPUs: l.CPUs, DiskBytes: int64(l.DiskMiB) << 20,
 		Network: wire.Network(),
 	}
 }

@@ -16,8 +16,9 @@ import (
 // Program is QEMU's for the guests that this driver makes.
 const Program = "qemu-system-x86_64"
 
-// MemoryUnit is what a guest's memory is a multiple of, in bytes.
-const MemoryUnit = chunk
+// RoundMemory returns what a guest's memory can be that is to have so many
+// bytes.
+func RoundMemory(bytes int64) int64 { return (bytes + chunk - 1) / chunk * chunk }
 
 // The oldest QEMU with everything that is used here: a network card whose
 // other end is a passed socket came with 7.2.

@@ -54,6 +54,10 @@ type Template struct {
 	Format      int          `json:"format"`
 }
 
+// maxStored bounds the templates on disk: clients choose sizes, and each has its
+// own.
+const maxStored = 16
+
 // maxResident bounds the templates whose memory is held at a time, and
 // keepResident is how long one that was used is held at least.
 const (
@@ -213,6 +217,7 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			r.snapshot, r.err = t.open(key)
 		}
 		if r.err == nil {
+			t.trim()
 			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
 		}
 	}
@@ -245,6 +250,30 @@ func (t *Templates) evict() {
 	}
 }
 
+// trim removes the templates that were not opened for longest, beyond
+// maxStored. One that is held goes on being used.
+func (t *Templates) trim() {
+	type stored struct {
+		key  string
+		used time.Time
+	}
+	entries, err := os.ReadDir(t.dir)
+	var all []stored
+	for _, entry := range entries {
+		info, gone := entry.Info()
+		if gone == nil && entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
+			all = append(all, stored{entry.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b stored) int { return b.used.Compare(a.used) })
+	for _, old := range all[min(maxStored, len(all)):] {
+		err = errors.Join(err, removeTemplate(t.dir, old.key))
+	}
+	if err != nil {
+		t.log.Warn("remove templates that are not used", "error", err)
+	}
+}
+
 // open reads a template from disk and holds its memory.
 func (t *Templates) open(key string) (machine.Snapshot, error) {
 	dir := filepath.Join(t.dir, key)
@@ -269,6 +298,10 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 		err = errors.New("its content is not what was saved")
 	}
 	if err != nil {
+		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
+	}
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err != nil { // see trim
 		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
 	}
 	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil

@@ -89,6 +89,9 @@ func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim
 }
 
 func (l *Launcher) wireSpec(s sandbox.ShimSpec) wire.Spec {
+	if s.Driver == microvm.Name {
+		s.MemoryBytes = microvm.RoundMemory(s.MemoryBytes)
+	}
 	return wire.Spec{
 		ID: s.ID, Driver: s.Driver, Hostname: s.Hostname,
 		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent, QEMU: l.QEMU,
