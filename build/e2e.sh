@@ -60,7 +60,7 @@ py e2e-python
 echo "== end-to-end tests: Go"
 build/gotest.sh e2e-go -tags e2e -count 1 -p 1 -timeout 20m ./test/e2e/... || failed=1
 
-export ATOLL_TEST_ISOLATION=microvm
+export ATOLL_TEST_ISOLATION=microvm ATOLL_TEST_TEMPLATES=$work/templates
 if emulated; then
 	export ATOLL_TEST_SLOWNESS=5
 	echo "== no KVM: microVMs are emulated; not run with them (test/e2e/skipped):"

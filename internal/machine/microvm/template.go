@@ -251,7 +251,7 @@ func (t *Templates) evict() {
 }
 
 // trim removes the templates that were not opened for longest, beyond
-// maxStored. One that is held goes on being used.
+// maxStored, but for those that are held.
 func (t *Templates) trim() {
 	type stored struct {
 		key  string
@@ -267,7 +267,12 @@ func (t *Templates) trim() {
 	}
 	slices.SortFunc(all, func(a, b stored) int { return b.used.Compare(a.used) })
 	for _, old := range all[min(maxStored, len(all)):] {
-		err = errors.Join(err, removeTemplate(t.dir, old.key))
+		t.mu.Lock()
+		_, held := t.resident[old.key]
+		t.mu.Unlock()
+		if !held {
+			err = errors.Join(err, removeTemplate(t.dir, old.key))
+		}
 	}
 	if err != nil {
 		t.log.Warn("remove templates that are not used", "error", err)
@@ -551,7 +556,8 @@ func ListTemplates(dir string) ([]Template, error) {
 }
 
 // RemoveTemplate removes a template from disk. Machines that were started from
-// it don't need it, and a server that holds it goes on using it.
+// it don't need it. A server that holds it finds out with the next machine,
+// which boots, and makes it anew.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
 func removeTemplate(dir, key string) error {

@@ -25,9 +25,13 @@ func TestTrimKeepsWhatWasOpenedLast(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, buildPrefix+"x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	(&Templates{dir: dir, log: slog.New(slog.DiscardHandler)}).trim()
+	held := fmt.Sprintf("%016x", maxStored+1)
+	(&Templates{dir: dir, log: slog.New(slog.DiscardHandler), resident: map[string]*resident{held: {}}}).trim()
+	if _, err := os.Stat(filepath.Join(dir, held)); err != nil {
+		t.Errorf("one that is held: %v", err)
+	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != maxStored+1 {
+	if err != nil || len(entries) != maxStored+2 { // and the one that is being made
 		t.Fatalf("%d entries, %v", len(entries), err)
 	}
 	for i := range maxStored {

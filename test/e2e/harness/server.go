@@ -103,7 +103,7 @@ func (s *Server) prepare() (err error) {
 		return errors.New("ATOLL_TEST_IMAGE is not set; run this through `make test`")
 	}
 	s.image = layout.Image{Dir: filepath.Dir(image), Name: strings.TrimSuffix(filepath.Base(image), ".erofs")}
-	if err := s.linkPrograms(); err != nil {
+	if err := errors.Join(s.linkPrograms(), s.takeTemplates()); err != nil {
 		return err
 	}
 	if s.out, err = os.Create(filepath.Join(s.Dir, "serve.log")); err != nil {
@@ -265,7 +265,7 @@ func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err := s.killAll(ctx)
-	err = errors.Join(err, s.Terminate(), s.sweep(ctx))
+	err = errors.Join(err, s.Terminate(), s.sweep(ctx), s.leaveTemplates())
 	if s.Internet != nil {
 		s.Internet.Close()
 	}

@@ -10,7 +10,7 @@ import { all, assert, LIMIT, LONG, pattern, rejectsWith, shared } from "./suppor
 const sandbox = shared();
 const fs = () => sandbox().fs;
 
-describe("content", LIMIT, () => {
+describe("content", LONG, () => {
   test("text: write, read, overwrite, append", LIMIT, async () => {
     await fs().writeTextFile("t.txt", "one\n");
     await fs().writeTextFile("t.txt", "two\n", { append: true });
@@ -124,7 +124,7 @@ describe("content", LIMIT, () => {
   });
 });
 
-describe("directories", LIMIT, () => {
+describe("directories", LONG, () => {
   test("mkdir, readDir, remove", LIMIT, async () => {
     await rejectsWith(fs().mkdir("a/b/c"), "NotFound", "ENOENT");
     await fs().mkdir("a/b/c", { recursive: true });
@@ -207,7 +207,7 @@ describe("directories", LIMIT, () => {
   });
 });
 
-describe("attributes and names", LIMIT, () => {
+describe("attributes and names", LONG, () => {
   test("stat and lstat", LIMIT, async () => {
     const before = Date.now();
     await fs().writeTextFile("st", "12345");
@@ -308,7 +308,7 @@ describe("attributes and names", LIMIT, () => {
   });
 });
 
-describe("upload and download", LIMIT, () => {
+describe("upload and download", LONG, () => {
   test("files and trees", LIMIT, async () => {
     const local = await mkdtemp(join(tmpdir(), "atoll-js-"));
     try {
