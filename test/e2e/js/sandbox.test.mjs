@@ -2,7 +2,7 @@
 
 import { describe, test } from "node:test";
 import { Client, ConnectionClosedError, ConnectionEstablishmentError, InvalidMemoryError, InvalidTimeoutError, InvalidTokenError, SandboxKillError } from "@deno/sandbox";
-import { assert, LIMIT, LONG, Sandbox, until, use, within } from "./support.mjs";
+import { assert, LIMIT, LONG, Sandbox, SLOWNESS, until, use, within } from "./support.mjs";
 
 const listed = async (id, options) => (await new Client().sandboxes.list(options)).find((s) => s.id === id);
 const unique = () => Math.random().toString(36).slice(2);
@@ -147,13 +147,13 @@ describe("lifetime", LONG, () => {
   });
 
   test("extendTimeout, at most 30 minutes", LIMIT, async () => {
-    const sandbox = await Sandbox.create({ timeout: "3s" });
+    const sandbox = await Sandbox.create({ timeout: `${3 * SLOWNESS}s` });
     try {
       const granted = await sandbox.extendTimeout("10m");
       assert.ok(Math.abs(granted - Date.now() - 600_000) < 10_000, `granted ${granted}`);
       const most = await sandbox.extendTimeout("300m").catch((e) => e);
       assert.ok(most instanceof Error || most - Date.now() <= 30 * 60_000 + 5_000, `granted ${most}`);
-      await new Promise((resolve) => setTimeout(resolve, 3_500));
+      await new Promise((resolve) => setTimeout(resolve, 3_500 * SLOWNESS));
       assert.equal(await sandbox.sh`echo alive`.text(), "alive\n");
     } finally {
       await sandbox.kill();
