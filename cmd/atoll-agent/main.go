@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -103,24 +102,14 @@ func serve(l *lives.Link, options agent.Options) error {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	options.Version, options.Log = version, log
-	err := serveLives(ctx, l, options)
+	conn, err := l.Next(ctx)
+	if err != nil {
+		return err
+	}
+	options.Next = l.Next
+	err = agent.Run(ctx, conn, options)
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this one; their memory and files are given back now
 	}
 	return err
-}
-
-func serveLives(ctx context.Context, l *lives.Link, options agent.Options) error {
-	for {
-		next, err := l.Next(ctx)
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := agent.Run(ctx, next, options); err != nil {
-			fmt.Fprintln(os.Stderr, "atoll-agent:", err)
-		}
-	}
 }

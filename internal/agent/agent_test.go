@@ -42,6 +42,20 @@ func (h *fakeHost) SetHostname(name string) error { return h.note("hostname %s",
 func (h *fakeHost) Now() time.Time                { return h.now }
 func (h *fakeHost) SetTime(t time.Time) error     { return h.note("time %d", t.Unix()) }
 func (h *fakeHost) Unmount(path string) error     { return h.note("unmount %s", filepath.Base(path)) }
+func (h *fakeHost) CutNetwork() error             { return h.note("cut") }
+func (h *fakeHost) AddEntropy(random []byte) error {
+	return h.note("entropy %x", random)
+}
+func (h *fakeHost) Bind(source, target string) error {
+	return h.note("bind %s %s", filepath.Base(source), filepath.Base(target))
+}
+
+func (h *fakeHost) told() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Join(h.calls, ", ")
+}
+
 func (h *fakeHost) Chown(path string, uid, gid int) error {
 	return h.note("chown %s %d %d", filepath.Base(path), uid, gid)
 }
@@ -61,22 +75,29 @@ type shim struct {
 	control net.Conn
 	done    chan error
 	root    string
+	host    *fakeHost
 }
 
 func start(t *testing.T) *shim {
 	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith starts an agent that gets its further connections from next.
+func startWith(t *testing.T, next func(context.Context) (io.ReadWriteCloser, error)) *shim {
+	t.Helper()
 	near, far := net.Pipe()
-	s := &shim{t: t, done: make(chan error, 1), root: t.TempDir()}
+	s := &shim{t: t, done: make(chan error, 1), root: t.TempDir(), host: &fakeHost{now: time.Now()}}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		s.done <- Run(ctx, far, Options{Version: "1", Root: s.root, Host: &fakeHost{}})
+		s.done <- Run(ctx, far, Options{Version: "1", Root: s.root, Host: s.host, Next: next})
 	}()
-	var err error
-	if s.session, err = link.Open(ctx, near, 1); err != nil {
-		t.Fatal(err)
-	}
+	s.open(near, 1)
 	t.Cleanup(func() {
 		_ = s.session.Close()
+		if next != nil {
+			cancel() // nobody says that there will be no other session
+		}
 		select {
 		case err := <-s.done:
 			if err != nil {
@@ -88,6 +109,16 @@ func start(t *testing.T) *shim {
 		cancel()
 	})
 	return s
+}
+
+// open begins a session.
+func (s *shim) open(near net.Conn, generation uint32) {
+	s.t.Helper()
+	var err error
+	if s.session, err = link.Open(s.t.Context(), near, generation); err != nil {
+		s.t.Fatal(err)
+	}
+	s.control = nil
 }
 
 func (s *shim) dial(kind link.Kind, header any) net.Conn {

@@ -1,10 +1,15 @@
 // Package agent is the program inside a machine: it serves the calls of the
 // sandbox's clients over the link to the shim.
 //
-// The first stream of a link is the control stream. Its first message
-// personalises the machine (host name, clock, DNS, trust store, user); only
-// then are client connections and port dials served. When the link ends the
-// agent's work is over, and with it, as it is PID 1, the machine.
+// A link carries one session after the other: a machine that was saved and
+// restored, or continues as another sandbox, has a new one. The first stream
+// of a session is the control stream. In the machine's first, its first
+// message personalises the machine (host name, clock, DNS, trust store, user);
+// in later ones it says that the machine was resumed, and perhaps as whom.
+// Only then are client connections and port dials served, with the session's
+// generation. What clients hold ends with the session; processes go on. When
+// there will be no other session the agent's work is over, and with it, as it
+// is PID 1, the machine.
 //
 // An Agent owns a goroutine per stream and waits for all of them before Run
 // returns. It imports nothing of the host.

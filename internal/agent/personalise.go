@@ -38,16 +38,8 @@ func personalise(root string, host Host, cfg link.Config, log *slog.Logger) (map
 	if err := host.Unmount(filepath.Join(root, ".atoll/agent")); err != nil {
 		log.Warn("unmount the agent", "error", err)
 	}
-	if cfg.Hostname != "" {
-		if err := host.SetHostname(cfg.Hostname); err != nil {
-			log.Warn("set host name", "error", err)
-		}
-		if err := writeFile(root, "etc/hostname", cfg.Hostname+"\n"); err != nil {
-			return nil, err
-		}
-		if err := writeFile(root, "etc/hosts", hosts(cfg.Hostname)); err != nil {
-			return nil, err
-		}
+	if err := setHostname(root, host, cfg.Hostname, log); err != nil {
+		return nil, err
 	}
 	if len(cfg.Nameservers) > 0 {
 		if err := writeFile(root, "etc/resolv.conf", resolvConf(cfg.Nameservers)); err != nil {
@@ -62,9 +54,6 @@ func personalise(root string, host Host, cfg link.Config, log *slog.Logger) (map
 
 // checkConfig refuses what would break the files that it is written to.
 func checkConfig(cfg link.Config) error {
-	if strings.ContainsAny(cfg.Hostname, " \t\r\n/\x00") {
-		return fmt.Errorf("host name %q has characters that no host name has", cfg.Hostname)
-	}
 	for _, ns := range cfg.Nameservers {
 		if _, err := netip.ParseAddr(ns); err != nil {
 			return fmt.Errorf("nameserver: %w", err)
@@ -74,6 +63,23 @@ func checkConfig(cfg link.Config) error {
 		return fmt.Errorf("home %q is not an absolute path", cfg.Home)
 	}
 	return nil
+}
+
+// setHostname names the machine; an empty name leaves it as it is.
+func setHostname(root string, host Host, name string, log *slog.Logger) error {
+	if name == "" {
+		return nil
+	}
+	if strings.ContainsAny(name, " \t\r\n/\x00") {
+		return fmt.Errorf("host name %q has characters that no host name has", name)
+	}
+	if err := host.SetHostname(name); err != nil {
+		log.Warn("set host name", "error", err)
+	}
+	if err := writeFile(root, "etc/hostname", name+"\n"); err != nil {
+		return err
+	}
+	return writeFile(root, "etc/hosts", hosts(name))
 }
 
 func setClock(host Host, unixNs int64, log *slog.Logger) {

@@ -37,6 +37,9 @@ type services struct {
 func newServices(ctx context.Context, cfg link.Config, env map[string]string, log *slog.Logger) *services {
 	vars := map[string]string{}
 	maps.Copy(vars, env)
+	if cfg.SandboxID != "" {
+		vars[sandboxIDVariable] = cfg.SandboxID
+	}
 	maps.Copy(vars, cfg.Env)
 	s := &services{registry: rpc.NewRegistry()}
 	s.procs = proc.NewManager(proc.Config{

@@ -16,12 +16,14 @@ import (
 type recorder struct {
 	mu    sync.Mutex
 	lines []string
+	notes []string
 }
 
 func (r *recorder) Add(rec audit.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lines = append(r.lines, fmt.Sprint(rec.Kind, " ", rec.Name, " ", rec.Protocol, " ", rec.Port, " ", rec.Decision, " ", rec.Sent, "/", rec.Received))
+	r.notes = append(r.notes, rec.Note)
 }
 
 func (r *recorder) sorted() []string {

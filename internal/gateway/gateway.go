@@ -71,7 +71,7 @@ type Config struct {
 
 // Gateway is one sandbox's way out.
 type Gateway struct {
-	ip      *netstack.Stack
+	net     netstack.Config
 	judge   *judge
 	names   *names.Table
 	forward *forward.Forwarder
@@ -80,22 +80,16 @@ type Gateway struct {
 	strict  bool
 	dns     *resolver
 
-	mu     sync.Mutex // guards the following
-	state  state
+	mu     sync.Mutex      // guards the following
+	ip     *netstack.Stack // nil without a card
+	ended  bool
 	closed sync.Once
 }
-
-type state int
-
-const (
-	detached state = iota
-	attached
-	closed
-)
 
 // Errors of Attach and DialGuest.
 var (
 	ErrAttached = errors.New("gateway: a network card is attached already")
+	ErrDetached = errors.New("gateway: no network card is attached")
 	ErrClosed   = errors.New("gateway: closed")
 )
 
@@ -141,12 +135,11 @@ func New(cfg Config) (*Gateway, error) {
 		MaxUDP:   limits.UDP,
 		Log:      cfg.Log,
 	})
-	ip, err := netstack.New(netstack.Config{Network: cfg.Network, Handler: g, Log: cfg.Log})
-	if err != nil {
+	g.net = netstack.Config{Network: cfg.Network, Handler: g, Log: cfg.Log}
+	if err := g.net.Validate(); err != nil {
 		g.opener.Close()
 		return nil, fmt.Errorf("make gateway: %w", err)
 	}
-	g.ip = ip
 	return g, nil
 }
 
@@ -214,39 +207,78 @@ func orElse(n, fallback int) int {
 }
 
 // Attach takes over the machine's network card. It owns nic.File from then
-// on, also when it fails.
+// on, also when it fails. After Detach another card can be attached.
 func (g *Gateway) Attach(nic machine.NIC) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch g.state {
-	case attached:
-		_ = nic.File.Close()
-		return ErrAttached
-	case closed:
-		_ = nic.File.Close()
-		return ErrClosed
+	var refused error
+	switch {
+	case g.ended:
+		refused = ErrClosed
+	case g.ip != nil:
+		refused = ErrAttached
 	}
-	if err := g.ip.Attach(nic); err != nil {
+	if refused != nil {
+		_ = nic.File.Close()
+		return refused
+	}
+	ip, err := netstack.New(g.net)
+	if err != nil {
+		_ = nic.File.Close()
+		return fmt.Errorf("attach network card: %w", err)
+	}
+	if err := ip.Attach(nic); err != nil {
+		ip.Close()
 		return err
 	}
-	g.state = attached
+	g.ip = ip
 	return nil
+}
+
+// Detach gives up the card, and with it all connections and flows: the
+// machine that had them is gone. Names that the guest knows addresses for
+// stay known. It is idempotent.
+func (g *Gateway) Detach() {
+	ip := g.take()
+	if ip == nil {
+		return
+	}
+	g.forward.CutAll()
+	ip.Close()
+	g.forward.CutAll() // what began meanwhile
+}
+
+// take leaves the gateway without a stack.
+func (g *Gateway) take() *netstack.Stack {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ip := g.ip
+	g.ip = nil
+	return ip
 }
 
 // DialGuest connects to a TCP port of the guest, as the gateway.
 func (g *Gateway) DialGuest(ctx context.Context, port uint16) (net.Conn, error) {
-	return g.ip.DialGuest(ctx, port)
+	g.mu.Lock()
+	ip := g.ip
+	g.mu.Unlock()
+	if ip == nil {
+		return nil, ErrDetached
+	}
+	return ip.DialGuest(ctx, port)
 }
 
 // Close cuts everything, gives up the card and waits until nothing of the
 // gateway runs. It is idempotent.
 func (g *Gateway) Close() error {
 	g.mu.Lock()
-	g.state = closed
+	g.ended = true
 	g.mu.Unlock()
 	g.closed.Do(func() {
 		g.dns.stop()
-		g.ip.Close()
+		if ip := g.take(); ip != nil {
+			ip.Close()
+		}
 		g.forward.Close()
 		g.opener.Close()
 		g.dns.wait()

@@ -13,6 +13,7 @@ const maxControl = 4 << 20 // bytes in one control message
 // from shim to agent. It holds no secret.
 type Config struct {
 	Generation  uint32            `json:"generation"`
+	SandboxID   string            `json:"sandboxID,omitempty"` // told to every process
 	Hostname    string            `json:"hostname"`
 	Env         map[string]string `json:"env,omitempty"`        // added to every process's environment
 	ExtraRoots  string            `json:"extraRoots,omitempty"` // PEM certificates for the trust store
@@ -60,12 +61,16 @@ type Resume struct {
 
 // Identity is what a forked machine gets of its own.
 type Identity struct {
-	SandboxID  string            `json:"sandboxID"`
-	ForkedFrom string            `json:"forkedFrom"` // the parent's sandbox id
-	Hostname   string            `json:"hostname"`
-	MachineID  string            `json:"machineID"`            // 32 hexadecimal digits
-	Env        map[string]string `json:"env,omitempty"`        // set for processes that start from now on: its own placeholders among them
-	ExtraRoots string            `json:"extraRoots,omitempty"` // as in Update
+	SandboxID  string `json:"sandboxID"`
+	ForkedFrom string `json:"forkedFrom"` // the parent's sandbox id
+	Hostname   string `json:"hostname"`
+	MachineID  string `json:"machineID"` // 32 hexadecimal digits
+	// Env is what its processes are given from now on, its own placeholders
+	// among it, in place of what the parent's were given. What code in the
+	// parent has changed since stays changed, unless it differs from what the
+	// parent was given.
+	Env        map[string]string `json:"env,omitempty"`
+	ExtraRoots string            `json:"extraRoots,omitempty"` // all PEM certificates for the trust store, in place of the parent's; empty is none
 }
 
 // Update adds to the configuration of a machine in which nothing but the agent
@@ -97,7 +102,7 @@ func SendUpdate(w io.Writer, u Update) error {
 	}{u})
 }
 
-// Ready is the agent's answer to either: it serves from now on.
+// Ready is the agent's answer to each of them: it serves from now on.
 type Ready struct {
 	Version string `json:"version"`
 	Error   string `json:"error,omitempty"` // why it can't; set alone

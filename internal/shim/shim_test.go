@@ -90,6 +90,9 @@ func (guestKernel) Now() time.Time               { return time.Now() }
 func (guestKernel) SetTime(time.Time) error      { return nil }
 func (guestKernel) Chown(string, int, int) error { return nil }
 func (guestKernel) Unmount(string) error         { return nil }
+func (guestKernel) Bind(string, string) error    { return nil }
+func (guestKernel) AddEntropy([]byte) error      { return nil }
+func (guestKernel) CutNetwork() error            { return nil }
 
 // running is a shim whose machine runs the real agent.
 type running struct {

@@ -30,6 +30,8 @@ func (r *record) fail(err error) {
 		r.Decision, r.Rule = audit.Refuse, string(rule)
 	case errors.Is(err, errNotAllowed):
 		r.Note = "cut: no longer allowed"
+	case errors.Is(err, errMachineGone):
+		r.Note = "cut: the sandbox was suspended"
 	case err != nil:
 		r.Note = "broken off"
 	}

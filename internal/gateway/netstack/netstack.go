@@ -92,7 +92,7 @@ type Stack struct {
 
 // New makes a stack without a card.
 func New(cfg Config) (*Stack, error) {
-	if err := check(cfg.Network); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	s := &Stack{net: cfg.Network, log: cfg.Log, ip: newIP()}
@@ -110,7 +110,9 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-func check(n machine.Network) error {
+// Validate says what a stack can't be made of.
+func (c Config) Validate() error {
+	n := c.Network
 	switch {
 	case n.MTU < 1280 || n.MTU > maxMTU:
 		return fmt.Errorf("network: MTU %d is not between 1280 and %d", n.MTU, maxMTU)

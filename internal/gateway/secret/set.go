@@ -172,6 +172,19 @@ func randomChar() byte {
 	}
 }
 
+// Specs returns what New was given, values included: for another sandbox,
+// which draws placeholders of its own.
+func (s *Set) Specs() map[string]Spec {
+	if s == nil {
+		return nil
+	}
+	specs := make(map[string]Spec, len(s.secrets))
+	for _, o := range s.secrets {
+		specs[o.name] = o.spec
+	}
+	return specs
+}
+
 // Env are the guest's variables: names and placeholders.
 func (s *Set) Env() map[string]string {
 	if s == nil {

@@ -1,6 +1,10 @@
 // Package fake is a driver whose machines are goroutines of the test: the
 // link is a pipe to a function that plays the agent. It passes the same
 // conformance suite as the real drivers.
+//
+// A machine that is paused neither hears nor says anything on its link. What a
+// machine is can't be saved, because it is in the function; so a restored
+// machine runs a function of its own, and a saved machine is an empty file.
 package fake
 
 import (
@@ -9,7 +13,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -25,20 +31,49 @@ type Agent func(ctx context.Context, conn net.Conn)
 type Driver struct {
 	agent Agent
 
+	// Restored plays the guests of restored machines: what New was given, if
+	// nothing else is set before the first one.
+	Restored Agent
+
 	mu      sync.Mutex
 	running map[string]*fakeMachine
 }
 
 // New returns a driver whose machines run agent.
 func New(agent Agent) *Driver {
-	return &Driver{agent: agent, running: map[string]*fakeMachine{}}
+	return &Driver{agent: agent, Restored: agent, running: map[string]*fakeMachine{}}
 }
 
 // Info describes the driver.
-func (d *Driver) Info() machine.Info { return machine.Info{Name: Name} }
+func (d *Driver) Info() machine.Info {
+	return machine.Info{Name: Name, Features: machine.Features{Pause: true, Save: true}}
+}
 
 // Start runs the agent.
 func (d *Driver) Start(ctx context.Context, s machine.Spec) (machine.Machine, error) {
+	return d.start(ctx, s, d.agent)
+}
+
+// Restore runs the agent of restored machines.
+func (d *Driver) Restore(ctx context.Context, s machine.Spec, from machine.Snapshot) (machine.Machine, error) {
+	err := restorable(from)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.Dir))
+	}
+	return d.start(ctx, s, d.Restored)
+}
+
+func restorable(from machine.Snapshot) error {
+	if from.Driver != Name {
+		return fmt.Errorf("restore fake machine: snapshot belongs to driver %q", from.Driver)
+	}
+	if _, err := os.Stat(filepath.Join(from.Dir, savedFile)); err != nil {
+		return fmt.Errorf("restore fake machine: %w", err)
+	}
+	return nil
+}
+
+func (d *Driver) start(ctx context.Context, s machine.Spec, agent Agent) (machine.Machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start fake machine: %w", err), os.RemoveAll(s.Dir))
 	}
@@ -48,13 +83,13 @@ func (d *Driver) Start(ctx context.Context, s machine.Spec) (machine.Machine, er
 	host, guest := net.Pipe()
 	life, end := context.WithCancel(context.Background())
 	m := &fakeMachine{
-		driver: d, id: s.ID, dir: s.Dir, link: host, guest: guest, end: end,
+		driver: d, id: s.ID, dir: s.Dir, link: host, guest: newGated(guest), end: end,
 		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
 	}
 	d.mu.Lock()
 	d.running[s.ID] = m
 	d.mu.Unlock()
-	go m.run(life, d.agent)
+	go m.run(life, agent)
 	return m, nil
 }
 
@@ -102,13 +137,14 @@ func (d *Driver) Crash(id string, e machine.Exit) {
 }
 
 type fakeMachine struct {
-	driver      *Driver
-	id, dir     string
-	link, guest net.Conn
-	end         context.CancelFunc
-	once        sync.Once
-	exited      chan machine.Exit // one value, then closed
-	done        chan struct{}     // closed when it has ended
+	driver  *Driver
+	id, dir string
+	link    net.Conn
+	guest   *gated // nil in a machine that is gone
+	end     context.CancelFunc
+	once    sync.Once
+	exited  chan machine.Exit // one value, then closed
+	done    chan struct{}     // closed when it has ended
 }
 
 func (m *fakeMachine) run(ctx context.Context, agent Agent) {
@@ -148,9 +184,55 @@ func (m *fakeMachine) Destroy(ctx context.Context) error {
 	return errors.Join(m.Stop(ctx), os.RemoveAll(m.dir))
 }
 
+// Pause holds the guest's end of the link.
+func (m *fakeMachine) Pause(ctx context.Context) error { return m.setPower(ctx, m.guest.pause) }
+
+// Resume lets it go.
+func (m *fakeMachine) Resume(ctx context.Context) error { return m.setPower(ctx, m.guest.resume) }
+
+func (m *fakeMachine) setPower(ctx context.Context, set func()) error {
+	if err := m.alive(ctx); err != nil {
+		return err
+	}
+	set()
+	return nil
+}
+
+func (m *fakeMachine) alive(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return fmt.Errorf("fake machine %s: %w", m.id, os.ErrProcessDone)
+	default:
+		return ctx.Err()
+	}
+}
+
+// savedFile is what there is of a saved machine.
+const savedFile = "saved"
+
+// Save makes a file.
+func (m *fakeMachine) Save(ctx context.Context, o machine.SaveOptions) (machine.Snapshot, error) {
+	begin := time.Now()
+	if err := m.alive(ctx); err != nil {
+		return machine.Snapshot{}, err
+	}
+	if err := os.WriteFile(filepath.Join(o.Dir, savedFile), nil, 0o600); err != nil {
+		return machine.Snapshot{}, fmt.Errorf("save fake machine: %w", err)
+	}
+	if !o.Leave {
+		m.finish(machine.Exit{Reason: machine.ExitSaved})
+	}
+	return machine.Snapshot{Driver: Name, Dir: o.Dir, StoodStill: time.Since(begin)}, nil
+}
+
 // reattached is a machine found again: it has no link.
 type reattached struct{ *fakeMachine }
 
 func (reattached) Link() net.Conn { return nil }
 
-var _ machine.Driver = (*Driver)(nil)
+var (
+	_ machine.Driver   = (*Driver)(nil)
+	_ machine.Restorer = (*Driver)(nil)
+	_ machine.Pauser   = (*fakeMachine)(nil)
+	_ machine.Saver    = (*fakeMachine)(nil)
+)

@@ -35,7 +35,7 @@ func spec(t *testing.T) machine.Spec {
 	return machine.Spec{Image: machine.Image{File: file}, Agent: file, Network: machine.Network{MTU: 1500}}
 }
 
-// readyAgent answers the control stream, as the real agent does.
+// readyAgent answers what comes on the control stream, as the real agent does.
 func readyAgent(ctx context.Context, conn net.Conn) {
 	session, err := link.Serve(conn)
 	if err != nil {
@@ -52,9 +52,10 @@ func readyAgent(ctx context.Context, conn net.Conn) {
 	if err != nil {
 		return
 	}
-	var config link.Config
-	if link.ReceiveControl(stream, &config) == nil {
-		_ = link.SendControl(stream, link.Ready{Version: "fake"})
+	for {
+		var message link.ToAgent
+		if link.ReceiveControl(stream, &message) != nil || link.SendControl(stream, link.Ready{Version: "fake"}) != nil {
+			return
+		}
 	}
-	<-session.Done()
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,7 +38,9 @@ func TestGoldens(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/config.json", string(spec)+"\n")
-	golden(t, "testdata/args.txt", strings.Join(runscArgs(s), "\n")+"\n")
+	golden(t, "testdata/run.txt", strings.Join(runArgs(s), "\n")+"\n")
+	golden(t, "testdata/restore.txt", strings.Join(restoreArgs(s, "/saved"), "\n")+"\n")
+	golden(t, "testdata/checkpoint.txt", strings.Join(checkpointArgs(s.ID, "/saved"), "\n")+"\n")
 }
 
 func golden(t *testing.T, file, got string) {
@@ -73,5 +76,35 @@ func TestTailIsBoundedAndClean(t *testing.T) {
 	}
 	if got := tail.String(); len(got) > 8 || strings.ContainsAny(got, "\x1b\x00\xff") || !strings.HasSuffix(got, "end") {
 		t.Errorf("tail is %q", got)
+	}
+}
+
+// What is saved is mostly pages that nobody wrote to: they cost nothing.
+func TestHolesTakeNoSpace(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "pages"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.WriteAt(make([]byte, 4096), 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	if bytes, err := diskUsage(dir); err != nil || bytes <= 0 || bytes > 1<<20 {
+		t.Errorf("a page behind a hole of a GiB takes up %d bytes (%v)", bytes, err)
+	}
+}
+
+// What ends a machine first is why it ended; saving is never taken for
+// anything else.
+func TestReasonOfTheEnd(t *testing.T) {
+	m := newMachine(New("", nil), "never-was", t.TempDir())
+	if e := m.exitOf(nil); e.Reason != machine.ExitCrashed {
+		t.Errorf("nobody asked: %+v", e)
+	}
+	m.askedToEnd(machine.ExitSaved)
+	m.askedToEnd(machine.ExitStopped)
+	if e := m.exitOf(nil); e.Reason != machine.ExitSaved {
+		t.Errorf("saved, then killed: %+v", e)
 	}
 }

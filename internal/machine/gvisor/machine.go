@@ -184,6 +184,8 @@ func (m *gvisorMachine) exitOf(err error) machine.Exit {
 	asked := m.ending
 	m.mu.Unlock()
 	switch {
+	case asked == machine.ExitSaved: // it ran until it was saved, whatever the kernel had ended in it
+		return machine.Exit{Reason: asked, Detail: detail}
 	case m.group.OOMKills() > 0:
 		return machine.Exit{Reason: machine.ExitOOM, Detail: detail}
 	case asked != "":

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// bellPatience bounds the start of a restored guest, which reads all of
 	// its memory from the host's disk.
 	bellPatience = 2 * time.Minute
+
+	saidBytes = 64 << 10 // of a command's stderr, of which the first line is kept
 )
 
 // Pause has the sentry stop the guest, and then stops the sentry, which would
@@ -31,7 +34,7 @@ const (
 func (m *gvisorMachine) Pause(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
-	if m.paused.Load() {
+	if m.paused.Load() && m.alive() == nil {
 		return nil
 	}
 	if err := m.stopGuest(ctx); err != nil {
@@ -49,7 +52,7 @@ func (m *gvisorMachine) Resume(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
 	if !m.paused.Load() {
-		return nil
+		return m.alive()
 	}
 	if err := m.runSentry(); err != nil {
 		return err
@@ -121,24 +124,37 @@ func (m *gvisorMachine) control(ctx context.Context, verb string) error {
 	return m.runsc(ctx, verb, m.id)
 }
 
+func (m *gvisorMachine) alive() error {
+	select {
+	case <-m.done:
+		return os.ErrProcessDone
+	default:
+		return nil
+	}
+}
+
 // runsc runs a command about the running machine.
 func (m *gvisorMachine) runsc(ctx context.Context, args ...string) error {
-	if m.process == nil {
-		return fmt.Errorf("runsc %s: %w", args[0], os.ErrProcessDone)
+	if err := m.alive(); err != nil {
+		return fmt.Errorf("runsc %s: %w", args[0], err)
 	}
 	runtime.LockOSThread() // the command dies with this thread
 	defer runtime.UnlockOSThread()
 	cmd := m.driver.command(ctx, append([]string{"--root=" + stateDir(m.dir), "--log=/dev/null"}, args...))
-	said := &tailBuffer{limit: tailBytes}
+	said := &tailBuffer{limit: saidBytes}
 	cmd.Stderr = said
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	if err != nil {
-		return fmt.Errorf("runsc %s: %w: %s", args[0], err, said)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("runsc %s: %w", args[0], err)
+	if reason, _, _ := strings.Cut(said.String(), "\n"); reason != "" { // what follows is runsc's stack
+		err = fmt.Errorf("%w: %s", err, reason)
+	}
+	return err
 }
 
 // restore starts a machine from a saved one, and tells its agent.

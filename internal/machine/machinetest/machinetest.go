@@ -27,6 +27,9 @@ type Harness struct {
 	Spec func(t *testing.T) machine.Spec
 	// Crash makes a running machine die by itself.
 	Crash func(t *testing.T, d machine.Driver, m machine.Machine)
+	// Full returns a directory in which no file can be filled. Nil skips what
+	// needs one.
+	Full func(t *testing.T) string
 	// Leaks lists what is left on the host of the machine with this id, beyond
 	// its directory. Nil when there is nothing to look at.
 	Leaks func(id string) []string
@@ -40,24 +43,51 @@ type suite struct {
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
 	s := &suite{Harness: h}
+	has := h.New(t).Info().Features
+	always := machine.Features{}
+	pause, save := machine.Features{Pause: true}, machine.Features{Save: true}
 	for _, c := range []struct {
-		name string
-		run  func(*testing.T)
+		name  string
+		needs machine.Features
+		run   func(*testing.T)
 	}{
-		{"AgentAnswers", s.agentAnswers},
-		{"CardBeforeGuest", s.cardBeforeGuest},
-		{"CardRefused", s.cardRefused},
-		{"BadSpec", s.badSpec},
-		{"CancelledStart", s.cancelledStart},
-		{"StopIsIdempotent", s.stopIsIdempotent},
-		{"DestroyRunning", s.destroyRunning},
-		{"CrashIsReported", s.crashIsReported},
-		{"ReattachDestroys", s.reattachDestroys},
-		{"ReattachGone", s.reattachGone},
-		{"SeveralAtOnce", s.severalAtOnce},
+		{"AgentAnswers", always, s.agentAnswers},
+		{"CardBeforeGuest", always, s.cardBeforeGuest},
+		{"CardRefused", always, s.cardRefused},
+		{"BadSpec", always, s.badSpec},
+		{"CancelledStart", always, s.cancelledStart},
+		{"StopIsIdempotent", always, s.stopIsIdempotent},
+		{"DestroyRunning", always, s.destroyRunning},
+		{"CrashIsReported", always, s.crashIsReported},
+		{"ReattachDestroys", always, s.reattachDestroys},
+		{"ReattachGone", always, s.reattachGone},
+		{"SeveralAtOnce", always, s.severalAtOnce},
+		{"PausedStandsStill", pause, s.pausedStandsStill},
+		{"CancelledPause", pause, s.cancelledPause},
+		{"StopPaused", pause, s.stopPaused},
+		{"DestroyPaused", pause, s.destroyPaused},
+		{"CrashPaused", pause, s.crashPaused},
+		{"ReattachPaused", pause, s.reattachPaused},
+		{"SaveAndGoOn", save, s.saveAndGoOn},
+		{"SaveAndEnd", save, s.saveAndEnd},
+		{"SaveFails", save, s.saveFails},
+		{"CancelledSave", save, s.cancelledSave},
+		{"RestoreTwice", save, s.restoreTwice},
+		{"RestoreOfRestored", save, s.restoreOfRestored},
+		{"RestoreFails", save, s.restoreFails},
+		{"SavePaused", both(pause, save), s.savePaused},
 	} {
-		t.Run(c.name, c.run)
+		t.Run(c.name, func(t *testing.T) {
+			if c.needs.Pause && !has.Pause || c.needs.Save && !has.Save {
+				t.Skipf("the driver lacks a feature: it has %+v, the case needs %+v", has, c.needs)
+			}
+			c.run(t)
+		})
 	}
+}
+
+func both(a, b machine.Features) machine.Features {
+	return machine.Features{Pause: a.Pause || b.Pause, Save: a.Save || b.Save}
 }
 
 func deadline(t *testing.T) context.Context {
@@ -90,6 +120,11 @@ func (s *suite) start(t *testing.T, d machine.Driver, spec machine.Spec) machine
 	if err != nil {
 		t.Fatalf("start: %v", err)
 	}
+	s.destroyAtEnd(t, m, spec)
+	return m
+}
+
+func (s *suite) destroyAtEnd(t *testing.T, m machine.Machine, spec machine.Spec) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -98,7 +133,6 @@ func (s *suite) start(t *testing.T, d machine.Driver, spec machine.Spec) machine
 		}
 		s.checkGone(t, spec)
 	})
-	return m
 }
 
 func (s *suite) checkGone(t *testing.T, spec machine.Spec) {
@@ -114,19 +148,10 @@ func (s *suite) checkGone(t *testing.T, spec machine.Spec) {
 	}
 }
 
-// converse opens the link and has the agent answer.
-func converse(t *testing.T, m machine.Machine) {
+// converse opens the link of a started machine and has the agent answer.
+func converse(t *testing.T, m machine.Machine) *conversation {
 	t.Helper()
-	session, err := link.Open(deadline(t), m.Link(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = session.Close() })
-	control, err := session.Dial(deadline(t), link.KindControl, struct{}{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = control.SetDeadline(time.Now().Add(patience))
+	c := open(t, m, 1)
 	config := link.Config{
 		Generation: 1, Hostname: "conformance", MemoryBytes: 512 << 20, TimeUnixNs: time.Now().UnixNano(),
 		UserID: 1000, GroupID: 1000, User: "app", Home: "/home/app", MaxMessage: 1 << 20,
@@ -135,16 +160,8 @@ func converse(t *testing.T, m machine.Machine) {
 		boot := booter.Boot()
 		config.Boot = &boot
 	}
-	if err := link.SendControl(control, config); err != nil {
-		t.Fatal(err)
-	}
-	var ready link.Ready
-	if err := link.ReceiveControl(control, &ready); err != nil {
-		t.Fatalf("no answer from the agent: %v", err)
-	}
-	if ready.Error != "" {
-		t.Fatalf("agent: %s", ready.Error)
-	}
+	c.ask(t, config)
+	return c
 }
 
 func exit(t *testing.T, m machine.Machine) machine.Exit {

@@ -165,7 +165,7 @@ func (p plan) commandLine() string {
 		"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	if p.accel == TCG {
-		words = append(words, "mitigations=off", "tsc_early_khz="+strconv.Itoa(p.tscKHz))
+		words = append(words, "mitigations=off", "tsc=reliable", "tsc_early_khz="+strconv.Itoa(p.tscKHz))
 	}
 	return strings.Join(append(words, "--", "-boot"), " ")
 }

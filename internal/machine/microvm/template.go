@@ -199,21 +199,27 @@ func (r *resident) release() error {
 	return r.snapshot.Close()
 }
 
-// templatePatience bounds the making of a template: a boot, which takes
-// seconds without KVM, on a busy host many.
-const templatePatience = 3 * time.Minute
+// Making a template is a boot, which takes seconds without KVM, on a busy host
+// many. One that hangs is tried again.
+const (
+	buildAttempts = 2
+	buildPatience = 90 * time.Second // each
+)
 
 // provide makes a template's memory available.
 func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *resident) {
-	ctx, cancel := context.WithTimeout(ctx, templatePatience)
-	defer cancel()
 	r.snapshot, r.err = t.open(key)
 	if r.err != nil {
 		if !errors.Is(r.err, fs.ErrNotExist) {
 			t.log.Warn("a saved template is of no use; it is made again", "key", key, "error", r.err)
 		}
 		began := time.Now()
-		if r.err = t.build(ctx, key, s); r.err == nil {
+		for range buildAttempts {
+			if r.err = t.build(ctx, key, s); r.err == nil {
+				break
+			}
+		}
+		if r.err == nil {
 			r.snapshot, r.err = t.open(key)
 		}
 		if r.err == nil {
@@ -320,11 +326,10 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 	}
 	hash := sha256.New()
 	hash.Write(state)
-	info, err := memory.Stat()
+	c, err := newFileCopier(nil, memory)
 	if err != nil {
 		return "", err
 	}
-	c := &copier{base: memory, bytes: info.Size(), buffer: make([]byte, chunk)}
 	for at := int64(0); at < c.bytes; at += chunk {
 		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
@@ -341,6 +346,8 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 
 // build boots a machine, saves it and puts it into place, whole.
 func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, buildPatience)
+	defer cancel()
 	dir := filepath.Join(t.dir, buildPrefix+key)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make template: %w", err)
@@ -423,10 +430,27 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	if err := m.saveState(ctx, dir); err != nil {
 		return err
 	}
-	if err := m.saveMemory(&machine.Snapshot{}, machine.SaveOptions{Dir: dir}); err != nil {
+	if err := saveFile(filepath.Join(dir, savedMemory), m.memory); err != nil {
 		return err
 	}
 	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
+}
+
+// saveFile copies a machine's memory file to disk.
+func saveFile(path string, memory *os.File) (err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	c, err := newFileCopier(file, memory)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(c.bytes); err != nil {
+		return err
+	}
+	return c.copyAll()
 }
 
 // key names everything that is in a template.

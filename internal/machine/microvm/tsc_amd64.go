@@ -9,9 +9,23 @@ func rdtsc() uint64
 // QEMU's translated guests see the host's counter and have no other clock to
 // measure it with.
 func measureTSC() int {
-	const window = 20 * time.Millisecond
-	began, first := time.Now(), rdtsc()
+	const window = 50 * time.Millisecond
+	first, began := readClocks()
 	time.Sleep(window)
-	ticks, took := rdtsc()-first, time.Since(began)
-	return int(float64(ticks) / took.Seconds() / 1000)
+	last, ended := readClocks()
+	return int(float64(last-first) / ended.Sub(began).Seconds() / 1000)
+}
+
+// readClocks reads both clocks at the same time: of several tries, the one in
+// which least came between.
+func readClocks() (ticks uint64, at time.Time) {
+	best := ^uint64(0)
+	for range 16 {
+		before := rdtsc()
+		now := time.Now()
+		if took := rdtsc() - before; took < best {
+			best, ticks, at = took, before+took/2, now
+		}
+	}
+	return ticks, at
 }

@@ -46,6 +46,7 @@ func TestGvisorConformance(t *testing.T) {
 				}
 			}
 		},
+		Full:  full,
 		Leaks: leaks,
 	})
 }
@@ -58,6 +59,20 @@ func leaks(id string) []string {
 		}
 	}
 	return left
+}
+
+// full is a file system of one page.
+func full(t *testing.T) string {
+	dir := t.TempDir()
+	if err := syscall.Mount("full", dir, "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatalf("mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
 }
 
 func network() machine.Network {

@@ -11,6 +11,9 @@ import (
 
 // These tests start machines without a server, which would do this at its end.
 func TestMain(m *testing.M) {
+	if id := os.Getenv(victimVariable); id != "" {
+		victim(id)
+	}
 	code := m.Run()
 	cgroup.RemoveParent()
 	os.Exit(code)

@@ -4,9 +4,11 @@ package machine
 
 import (
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -35,6 +37,32 @@ func microvms(t *testing.T) (*microvm.Driver, machine.Spec) {
 		}
 }
 
+// templates are made once for all tests.
+var templates struct {
+	sync.Once
+	dir  string
+	made *microvm.Templates
+	err  error
+}
+
+// template returns what machines like spec start from.
+func template(t *testing.T, d *microvm.Driver, spec machine.Spec) *machine.Snapshot {
+	t.Helper()
+	templates.Do(func() {
+		if templates.dir, templates.err = os.MkdirTemp("", "atoll-templates-"); templates.err == nil {
+			templates.made, templates.err = microvm.NewTemplates(templates.dir, d, d.Log)
+		}
+	})
+	if templates.err != nil {
+		t.Fatal(templates.err)
+	}
+	snapshot, err := templates.made.Get(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snapshot
+}
+
 func TestMicrovmConformance(t *testing.T) {
 	machinetest.Run(t, machinetest.Harness{
 		New: func(t *testing.T) machine.Driver {
@@ -42,7 +70,8 @@ func TestMicrovmConformance(t *testing.T) {
 			return driver
 		},
 		Spec: func(t *testing.T) machine.Spec {
-			_, spec := microvms(t)
+			driver, spec := microvms(t)
+			spec.Template = template(t, driver, spec)
 			return spec
 		},
 		Crash: func(t *testing.T, _ machine.Driver, m machine.Machine) {
@@ -52,6 +81,6 @@ func TestMicrovmConformance(t *testing.T) {
 				}
 			}
 		},
-		Leaks: leaks,
+		Full: full, Leaks: leaks,
 	})
 }
