@@ -50,6 +50,7 @@ py() {
 	result "$1" "$((${ran:-0} - bad - left))" "${ran:+$bad}"
 }
 
+export ATOLL_TEST_TEMPLATES=$work/templates # of microVMs, for all servers
 export ATOLL_TEST_ISOLATION=gvisor
 echo "== end-to-end tests: the JavaScript SDK"
 js e2e-js "./*.test.mjs"
@@ -60,7 +61,7 @@ py e2e-python
 echo "== end-to-end tests: Go"
 build/gotest.sh e2e-go -tags e2e -count 1 -p 1 -timeout 20m ./test/e2e/... || failed=1
 
-export ATOLL_TEST_ISOLATION=microvm ATOLL_TEST_TEMPLATES=$work/templates
+export ATOLL_TEST_ISOLATION=microvm
 if emulated; then
 	export ATOLL_TEST_SLOWNESS=5
 	echo "== no KVM: microVMs are emulated; not run with them (test/e2e/skipped):"
@@ -72,7 +73,7 @@ echo "== end-to-end tests, with microVMs: the Python SDK"
 py e2e-vm-python
 echo "== end-to-end tests, with microVMs: Go"
 # What starts its machines itself ran above, with both kinds.
-packages=$("$GO" list -tags e2e ./test/e2e/... | grep -vE "/e2e/(machine|shim|harness)" | grep -vE "/e2e/($(either go-packages || true)|-)\$")
+packages=$("$GO" list -tags e2e ./test/e2e/... | grep -vE "/e2e/(machine|shim|isolation|harness)" | grep -vE "/e2e/($(either go-packages || true)|-)\$")
 build/gotest.sh e2e-vm-go -tags e2e -count 1 -p 1 -timeout 20m -skip "$(either go)" $packages || failed=1
 
 if [ "$failed" = 0 ]; then
