@@ -23,8 +23,9 @@ import (
 
 // Isolation values.
 const (
-	IsolationAuto   = "auto"
-	IsolationGvisor = "gvisor"
+	IsolationAuto    = "auto"
+	IsolationGvisor  = "gvisor"
+	IsolationMicrovm = "microvm"
 )
 
 // NoRoots as Network.ExtraRoots adds no certificates to any sandbox.
@@ -41,6 +42,7 @@ type Server struct {
 	ImageDir  string // empty is DataDir's own
 	Image     string
 	Isolation string
+	QEMU      string // path; empty looks for it in PATH
 
 	Limits           Limits
 	MaxExtend        time.Duration
@@ -172,14 +174,6 @@ func (s Server) ImageFiles() layout.Image {
 		dir = s.Data().Images()
 	}
 	return layout.Image{Dir: dir, Name: strings.TrimPrefix(s.Image, "builtin:")}
-}
-
-// Driver is the machine driver that Isolation stands for on this host.
-func (s Server) Driver() string {
-	if s.Isolation == IsolationAuto {
-		return IsolationGvisor
-	}
-	return s.Isolation
 }
 
 // StartLimit is how many sandboxes may start at the same time.

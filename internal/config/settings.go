@@ -39,7 +39,8 @@ func serverSettings() []Setting {
 		{"bin_dir", "directory of atoll-shim, atoll-agent and runsc; empty is the directory of this program", func(s *Server) value { return text(&s.BinDir) }},
 		{"image_dir", "directory of images; empty is images in the data directory", func(s *Server) value { return text(&s.ImageDir) }},
 		{"image", "image that sandboxes boot from", func(s *Server) value { return text(&s.Image) }},
-		{"isolation", "how sandboxes are isolated: auto or gvisor", func(s *Server) value { return text(&s.Isolation) }},
+		{"isolation", "how sandboxes are isolated: gvisor; microvm, which without KVM is several times slower; auto is microvm where this host has KVM and a trial at the server's start works, else gvisor", func(s *Server) value { return text(&s.Isolation) }},
+		{"qemu", "path of qemu-system-x86_64, below /usr, for microvm; empty looks for it in PATH", func(s *Server) value { return text(&s.QEMU) }},
 	}
 }
 

@@ -62,7 +62,8 @@ func (s Server) checkServer(c *checklist) {
 		c.require(regionName.MatchString(r), "region", "%q is not three lower-case letters", r)
 	}
 	c.require(imageName.MatchString(s.Image), "image", "%q is not the name of an image", s.Image)
-	c.require(s.Isolation == IsolationAuto || s.Isolation == IsolationGvisor, "isolation", "%q is none of auto, gvisor", s.Isolation)
+	c.require(slices.Contains([]string{IsolationAuto, IsolationGvisor, IsolationMicrovm}, s.Isolation), "isolation", "%q is none of auto, gvisor, microvm", s.Isolation)
+	c.require(s.QEMU == "" || strings.HasPrefix(filepath.Clean(s.QEMU), "/usr/"), "qemu", "must be a path below /usr, which is all of the host that QEMU sees")
 }
 
 func validURL(s string) bool {

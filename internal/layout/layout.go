@@ -43,6 +43,9 @@ func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }
 // Images is where images are kept when no image directory is configured.
 func (d Data) Images() string { return filepath.Join(d.Dir, "images") }
 
+// Templates holds one directory per machine that others start from.
+func (d Data) Templates() string { return filepath.Join(d.Dir, "templates") }
+
 // Sandboxes holds one directory per live sandbox.
 func (d Data) Sandboxes() string { return filepath.Join(d.Dir, "sandboxes") }
 

@@ -97,6 +97,12 @@ type Booter interface {
 	Boot() link.Boot
 }
 
+// Templated is a machine of a driver that starts from templates.
+type Templated interface {
+	// FromTemplate reports whether it did. Without, it booted.
+	FromTemplate() bool
+}
+
 // Settler is the optional power to free what only the start of a machine
 // needed.
 type Settler interface {

@@ -103,6 +103,7 @@ type Shim struct {
 
 	mu         sync.Mutex // guards the following
 	status     wire.Status
+	first      machine.Machine // that was started; set by start
 	life       *life
 	changed    chan struct{}     // closed when life changes
 	generation uint32            // the highest so far; changes only within operations
@@ -146,10 +147,10 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 		if listener != nil {
 			_ = listener.Close()
 		}
-		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error()}), started.Close())
+		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error(), TemplateFailed: s.templateFailed(ctx, err)}), started.Close())
 	}
 	server := s.serve(listener)
-	if err := errors.Join(wire.Write(started, wire.Started{}), started.Close()); err != nil {
+	if err := errors.Join(wire.Write(started, wire.Started{TemplateFailed: s.templateFailed(ctx, nil)}), started.Close()); err != nil {
 		s.log.Warn("report start", "error", err)
 	}
 	s.exit = s.await(ctx)
@@ -158,6 +159,16 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 	close(s.finished)
 	server.shutdown()
 	return nil
+}
+
+// templateFailed reports whether the template is to blame for how the start
+// went: the machine booted instead, or it did not and nobody answered in it.
+func (s *Shim) templateFailed(ctx context.Context, failure error) bool {
+	if s.spec.Template == nil || ctx.Err() != nil {
+		return false
+	}
+	m, ok := s.first.(machine.Templated)
+	return ok && m.FromTemplate() == (failure != nil)
 }
 
 // prepare makes what must exist before the machine does.
@@ -203,6 +214,7 @@ func (s *Shim) firstLife(ctx context.Context) (*life, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
+	s.first = m
 	return s.enliven(ctx, m, firstGeneration, func(l *life) error {
 		return l.tell(ctx, func(w io.Writer) error { return link.SendControl(w, s.agentConfig(m)) })
 	})
@@ -211,7 +223,7 @@ func (s *Shim) firstLife(ctx context.Context) (*life, error) {
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent,
+		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent, Template: s.spec.Template,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
 	}

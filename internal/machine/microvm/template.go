@@ -14,12 +14,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -53,6 +55,10 @@ type Template struct {
 	Format      int          `json:"format"`
 }
 
+// maxStored bounds the templates on disk: clients choose sizes, and each has its
+// own.
+const maxStored = 16
+
 // maxResident bounds the templates whose memory is held at a time, and
 // keepResident is how long one that was used is held at least.
 const (
@@ -66,6 +72,10 @@ type Templates struct {
 	dir    string
 	driver *Driver
 	log    *slog.Logger
+
+	making context.Context // ended by Close
+	stop   context.CancelFunc
+	makers sync.WaitGroup
 
 	mu       sync.Mutex
 	resident map[string]*resident // by key
@@ -94,7 +104,34 @@ func NewTemplates(dir string, driver *Driver, log *slog.Logger) (*Templates, err
 	if err != nil {
 		return nil, fmt.Errorf("remove unfinished templates: %w", err)
 	}
-	return &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}, nil
+	t := &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}
+	t.making, t.stop = context.WithCancel(context.Background())
+	return t, t.freeGroups()
+}
+
+// groupPrefix begins the names of the control groups of machines that become
+// templates; key and process id follow. Servers of one host make the same
+// templates.
+const groupPrefix = "template-"
+
+// freeGroups removes the control groups of killed processes, whose machines
+// died with them.
+func (t *Templates) freeGroups() error {
+	var err error
+	for _, name := range cgroup.Leftovers() {
+		rest, ok := strings.CutPrefix(name, groupPrefix)
+		_, pid, _ := strings.Cut(rest, "-")
+		if maker, bad := strconv.Atoi(pid); !ok || bad != nil || unix.Kill(maker, 0) == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.making, destroyPatience)
+		err = errors.Join(err, cgroup.Open(name).Remove(ctx))
+		cancel()
+	}
+	if err != nil {
+		return fmt.Errorf("free unfinished templates: %w", err)
+	}
+	return nil
 }
 
 // Get returns the template for machines like s, of which only image, agent,
@@ -114,7 +151,7 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 	if !ok {
 		r = &resident{ready: make(chan struct{})}
 		t.resident[key] = r
-		go t.provide(context.WithoutCancel(ctx), key, s, r)
+		t.makers.Go(func() { t.provide(t.making, key, s, r) })
 	}
 	r.used = time.Now()
 	t.mu.Unlock()
@@ -146,18 +183,18 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	return errors.Join(r.release(), removeTemplate(t.dir, key))
 }
 
-// Close gives the templates' memory back. Machines that run keep what they
-// have.
+// Close ends the making of templates and gives their memory back. Machines
+// that run keep what they have. Get must not be called any more.
 func (t *Templates) Close() error {
+	t.stop()
+	t.makers.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var err error
-	for key, r := range t.resident {
-		if r.isReady() { // what is being made ends with the process
-			err = errors.Join(err, r.release())
-			delete(t.resident, key)
-		}
+	for _, r := range t.resident {
+		err = errors.Join(err, r.release())
 	}
+	clear(t.resident)
 	return err
 }
 
@@ -174,9 +211,7 @@ func (r *resident) isReady() bool {
 // a fresh copy is worth its making; see Driver.limits. It must be called with
 // the lock held.
 func (r *resident) grown(bytes int64) bool {
-	select {
-	case <-r.ready:
-	default:
+	if !r.isReady() {
 		return false
 	}
 	var st unix.Stat_t
@@ -223,6 +258,7 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			r.snapshot, r.err = t.open(key)
 		}
 		if r.err == nil {
+			t.trim()
 			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
 		}
 	}
@@ -259,6 +295,35 @@ func (t *Templates) evict() {
 	}
 }
 
+// trim removes the templates that were not opened for longest, beyond
+// maxStored, but for those that are held.
+func (t *Templates) trim() {
+	type stored struct {
+		key  string
+		used time.Time
+	}
+	entries, err := os.ReadDir(t.dir)
+	var all []stored
+	for _, entry := range entries {
+		info, gone := entry.Info()
+		if gone == nil && entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
+			all = append(all, stored{entry.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b stored) int { return b.used.Compare(a.used) })
+	for _, old := range all[min(maxStored, len(all)):] {
+		t.mu.Lock()
+		_, held := t.resident[old.key]
+		t.mu.Unlock()
+		if !held {
+			err = errors.Join(err, removeTemplate(t.dir, old.key))
+		}
+	}
+	if err != nil {
+		t.log.Warn("remove templates that are not used", "error", err)
+	}
+}
+
 // open reads a template from disk and holds its memory.
 func (t *Templates) open(key string) (machine.Snapshot, error) {
 	dir := filepath.Join(t.dir, key)
@@ -283,6 +348,10 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 		err = errors.New("its content is not what was saved")
 	}
 	if err != nil {
+		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
+	}
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err != nil { // see trim
 		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
 	}
 	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
@@ -367,7 +436,7 @@ func digestSaved(dir string) (string, error) {
 
 // saveTemplate boots a machine and saves it into dir.
 func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (err error) {
-	s.ID, s.Dir = "template-"+filepath.Base(dir)[len(buildPrefix):], filepath.Join(dir, "machine")
+	s.ID, s.Dir = groupPrefix+filepath.Base(dir)[len(buildPrefix):]+"-"+strconv.Itoa(os.Getpid()), filepath.Join(dir, "machine")
 	s.Template = nil
 	var card *os.File
 	s.AttachNIC = func(nic machine.NIC) error { card = nic.File; return nil } // nobody reads it: it is never up
@@ -553,7 +622,8 @@ func ListTemplates(dir string) ([]Template, error) {
 }
 
 // RemoveTemplate removes a template from disk. Machines that were started from
-// it don't need it, and a server that holds it goes on using it.
+// it don't need it. A server that holds it finds out with the next machine,
+// which boots, and makes it anew.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
 // keyForm is what Templates.key makes.

@@ -102,6 +102,9 @@ func (Secrets) LogValue() slog.Value { return slog.StringValue("(hidden)") }
 type Started struct {
 	Error string `json:"error,omitempty"`
 	Agent string `json:"agent,omitempty"` // its version
+	// TemplateFailed: the machine could not be started from the template; it
+	// booted, unless there is an error.
+	TemplateFailed bool `json:"templateFailed,omitempty"`
 }
 
 // Op is a request's kind.
