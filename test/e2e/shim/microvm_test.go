@@ -44,7 +44,7 @@ func microvmBox(t *testing.T, l *launch.Launcher, id string, origin *wire.Origin
 		t.Fatal(err)
 	}
 	driver := microvm.New(microvm.Config{QEMU: qemu, Jail: l.Binaries.Shim, Accel: accel, Log: log})
-	s := shim.New(spec, shim.Parts{Driver: driver, Gateway: gateway, Network: shim.Network(), Log: log})
+	s := shim.New(spec, shim.Parts{Driver: driver, Gateway: gateway, Network: wire.Network(), Log: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	reader, writer := io.Pipe()
 	ended := make(chan error, 1)
