@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +84,9 @@ func checkSize(file *os.File, bytes int64) error {
 type copier struct {
 	out, base *os.File
 	bytes     int64
-	written   atomic.Int64
+	written   int64
+	buffer    [chunk]byte
+	entries   [chunk / pageSize * entrySize]byte
 
 	// Of the process; nil if the base is all that is of interest.
 	pid     int
@@ -95,17 +94,6 @@ type copier struct {
 	pagemap *os.File
 	address int64 // of the view in the process
 }
-
-// worker copies chunks of a copier's memory, one at a time.
-type worker struct {
-	*copier
-	buffer  [chunk]byte
-	entries [chunk / pageSize * entrySize]byte
-}
-
-// maxWorkers bounds how many chunks are copied at a time. A machine that
-// stands still leaves its processors to them.
-const maxWorkers = 4
 
 // newCopier copies the memory that a process has mapped from the base.
 func newCopier(out *os.File, pid int, base *os.File, private bool) (*copier, error) {
@@ -139,33 +127,17 @@ func (c *copier) close() {
 	}
 }
 
-// copyAll copies everything, of a machine that stands still, with several
-// workers.
+// copyAll copies everything, of a machine that stands still.
 func (c *copier) copyAll() error {
-	var next atomic.Int64
-	var group errgroup.Group
-	for range min(runtime.NumCPU(), maxWorkers) {
-		group.Go(func() error {
-			w := &worker{copier: c}
-			for {
-				at := next.Add(chunk) - chunk
-				if at >= c.bytes {
-					return nil
-				}
-				if err := w.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
-					next.Store(c.bytes) // nobody needs to go on
-					return err
-				}
-			}
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return fmt.Errorf("copy memory: %w", err)
+	for at := int64(0); at < c.bytes; at += chunk {
+		if err := c.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
+			return fmt.Errorf("copy memory: %w", err)
+		}
 	}
 	return nil
 }
 
-func (c *worker) copyChunk(at, n int64) error {
+func (c *copier) copyChunk(at, n int64) error {
 	p := c.buffer[:n]
 	some, err := c.readBase(p, at)
 	if err != nil {
@@ -205,7 +177,7 @@ const (
 
 // readOwn puts the pages over p that are the process's own, and reports
 // whether there are any.
-func (c *worker) readOwn(p []byte, at int64) (bool, error) {
+func (c *copier) readOwn(p []byte, at int64) (bool, error) {
 	if !c.private {
 		return false, nil
 	}
@@ -229,7 +201,7 @@ func (c *copier) readProcess(p []byte, at int64) error {
 
 // eachRun calls do for each run of pages in a chunk of which the process's
 // entries are wanted, and reports whether there was any.
-func (c *worker) eachRun(at int64, n int, wanted func(entry uint64) bool, do func(from, to int64) error) (bool, error) {
+func (c *copier) eachRun(at int64, n int, wanted func(entry uint64) bool, do func(from, to int64) error) (bool, error) {
 	pages := n / pageSize
 	entries := c.entries[:pages*entrySize]
 	if _, err := c.pagemap.ReadAt(entries, (c.address+at)/pageSize*entrySize); err != nil {
@@ -266,7 +238,7 @@ func (c *copier) writePages(p []byte, at int64) error {
 		if _, err := c.out.WriteAt(p[:n], at); err != nil {
 			return err
 		}
-		c.written.Add(int64(n))
+		c.written += int64(n)
 		at, p = at+int64(n), p[n:]
 	}
 	return nil

@@ -268,5 +268,5 @@ func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, erro
 	}
 	defer c.close()
 	err = c.copyAll()
-	return c.written.Load(), err
+	return c.written, err
 }

@@ -181,7 +181,7 @@ func (s *saving) write(ctx context.Context) error {
 // complete makes the copy of the memory what others can use.
 func (s *saving) complete() error {
 	if !s.Leave {
-		s.snapshot.Bytes = s.copier.written.Load()
+		s.snapshot.Bytes = s.copier.written
 		return nil
 	}
 	s.snapshot.Memory, s.snapshot.Close = descriptorPath(s.memory), s.memory.Close

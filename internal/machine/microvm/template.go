@@ -369,9 +369,8 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	buffer := make([]byte, chunk)
 	for at := int64(0); at < c.bytes; at += chunk {
-		p := buffer[:min(chunk, c.bytes-at)]
+		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
 		if err != nil {
 			return "", err
