@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +111,46 @@ func TestClosedLinkHasNoNextLife(t *testing.T) {
 	_ = host.Close()
 	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("read: %v; want EOF", err)
+	}
+	if _, err := l.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("next: %v; want EOF", err)
+	}
+}
+
+// The byte for the end is not answered: no session follows, whatever is said
+// on the link, and whatever is said on the bell.
+func TestBellEndsTheMachine(t *testing.T) {
+	agent, host := pair(t)
+	bell, rope := pair(t)
+	l := New(agent, bell)
+	first := next(t, l)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := first.Read(make([]byte, 1))
+		ended <- err
+	}()
+	send(t, rope, string([]byte{endOfMachine, 1}))
+	if err := <-ended; !errors.Is(err, io.EOF) {
+		t.Errorf("the blocked read: %v; want EOF", err)
+	}
+	send(t, host, "hello?")
+	if _, err := l.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("next: %v; want EOF", err)
+	}
+	_ = bell.Close()
+	if rest, err := io.ReadAll(rope); len(rest) != 0 || err != nil && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the bell said %q (%v)", rest, err)
+	}
+}
+
+// The end may be asked for before there is a session.
+func TestBellEndsAMachineThatHasNotBegun(t *testing.T) {
+	agent, _ := pair(t)
+	bell, rope := pair(t)
+	l := New(agent, bell)
+	send(t, rope, string([]byte{endOfMachine}))
+	for !l.gone.Load() {
+		runtime.Gosched()
 	}
 	if _, err := l.Next(t.Context()); !errors.Is(err, io.EOF) {
 		t.Errorf("next: %v; want EOF", err)

@@ -3,6 +3,7 @@ package netstack
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"os"
 	"testing"
 
@@ -71,4 +72,55 @@ func TestStreamPeerGone(t *testing.T) {
 		t.Error("read from nobody")
 	}
 	_ = s.Close()
+}
+
+// FuzzStream: of whatever arrives, frames fit where they are put, are what
+// stands behind their lengths, and an impossible length is the end.
+func FuzzStream(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 1, 'x', 0, 0, 0, 3, 'a', 'b', 'c'})
+	f.Add([]byte{0, 0, 0, 0})
+	f.Add([]byte{0, 0, 0, 40, 1})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
+	f.Add([]byte{0x80, 0, 0, 1, 1})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := bytes.NewReader(in)
+		head, body := make([]byte, 8), make([]byte, 24)
+		for at := 0; ; {
+			n, err := readFrame(r, head, body)
+			if err != nil {
+				return
+			}
+			if n < 1 || n > len(head)+len(body) {
+				t.Fatalf("a frame of %d bytes", n)
+			}
+			want := in[at+streamHead:][:n]
+			if got := append(bytes.Clone(head), body...)[:n]; !bytes.Equal(got, want) {
+				t.Fatalf("frame %x; want %x", got, want)
+			}
+			at += streamHead + n
+		}
+	})
+}
+
+// What floods the card with frames that are none ends the wire and no more.
+func TestStreamEndsAtAnImpossibleLength(t *testing.T) {
+	for name, in := range map[string][]byte{
+		"none": {0, 0, 0, 0}, "one too many": {0, 0, 0, 33}, "negative": {0x80, 0, 0, 1}, "the largest": {0xff, 0xff, 0xff, 0xff},
+	} {
+		s, peer := streamPair(t)
+		if _, err := peer.Write(append([]byte{0, 0, 0, 32}, make([]byte, 32)...)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := peer.Write(in); err != nil {
+			t.Fatal(err)
+		}
+		head, body := make([]byte, 16), make([]byte, 16)
+		if n, err := s.ReadFrame(head, body); n != 32 || err != nil {
+			t.Errorf("%s: the frame before: %d bytes, %v", name, n, err)
+		}
+		if _, err := s.ReadFrame(head, body); !errors.Is(err, errFrameSize) {
+			t.Errorf("%s: %v; want %v", name, err, errFrameSize)
+		}
+		_, _ = s.Close(), peer.Close()
+	}
 }

@@ -24,6 +24,17 @@ const baseDisk = "disk0.raw"
 // diskName is the name of a chain's file that no file of the chain has.
 func diskName(chain []string) string { return fmt.Sprintf("disk%d.qcow2", len(chain)) }
 
+// isChain reports whether these are the names that a chain's files have: they
+// become paths, and words of QEMU's.
+func isChain(names []string) bool {
+	for i, name := range names {
+		if i == 0 && name != baseDisk || i > 0 && name != diskName(names[:i]) {
+			return false
+		}
+	}
+	return len(names) > 0
+}
+
 // makeBaseDisk makes an empty file system of that size: a copy of blank, if
 // there is one of that size.
 func makeBaseDisk(ctx context.Context, path, blank string, bytes int64) error {

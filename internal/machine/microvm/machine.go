@@ -58,6 +58,7 @@ type vm struct {
 	link    net.Conn
 	bell    net.Conn
 	console *tail
+	drained chan struct{} // closed when the console has said all
 	stderr  *tail
 
 	exitOnce sync.Once
@@ -80,7 +81,7 @@ type vm struct {
 func newMachine(d *Driver, id, dir string) *vm {
 	return &vm{
 		driver: d, id: id, dir: dir, group: cgroup.Open(id),
-		console: newTail(), stderr: newTail(),
+		console: newTail(), drained: make(chan struct{}), stderr: newTail(),
 		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
 	}
 }
@@ -93,7 +94,7 @@ func (m *vm) work(name string) string { return filepath.Join(workDir(m.dir), nam
 
 // boot starts the machine by booting its kernel.
 func (m *vm) boot(ctx context.Context, s machine.Spec) error {
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, false); err != nil {
 		return err
 	}
 	if err := makeBaseDisk(ctx, m.work(baseDisk), "", s.DiskBytes); err != nil {
@@ -131,7 +132,7 @@ func (m *vm) startFromTemplate(ctx context.Context, s machine.Spec) error {
 }
 
 func (m *vm) loadTemplate(ctx context.Context, s machine.Spec) error {
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, true); err != nil {
 		return err
 	}
 	dir := s.Template.Dir
@@ -148,7 +149,7 @@ func (m *vm) restore(ctx context.Context, s machine.Spec, from machine.Snapshot)
 	if err != nil {
 		return err
 	}
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, true); err != nil {
 		return err
 	}
 	if err := m.takeDisks(ctx, meta, from.Dir); err != nil {
@@ -163,11 +164,6 @@ func (m *vm) restore(ctx context.Context, s machine.Spec, from machine.Snapshot)
 // takeDisks puts a saved chain into the work directory: as it is, if nobody
 // else can, or with a file on top that takes what this machine writes.
 func (m *vm) takeDisks(ctx context.Context, meta saved, dir string) error {
-	for _, name := range meta.Disks {
-		if filepath.Base(name) != name {
-			return fmt.Errorf("read snapshot: bad file name %q", name)
-		}
-	}
 	if err := linkAll(workDir(m.dir), dir, meta.Disks); err != nil {
 		return err
 	}
@@ -249,14 +245,14 @@ func (m *vm) ring(ctx context.Context) error {
 }
 
 // prepare makes what every machine needs.
-func (m *vm) prepare(s machine.Spec) error {
+func (m *vm) prepare(s machine.Spec, continues bool) error {
 	m.spec = s
 	for _, dir := range []string{jailRoot(m.dir), workDir(m.dir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make machine directory: %w", err)
 		}
 	}
-	return m.group.Create(m.driver.limits(s))
+	return m.group.Create(m.driver.limits(s, continues))
 }
 
 // start runs QEMU. When ctx ends first, Destroy ends what was started.
@@ -377,7 +373,7 @@ func (m *vm) wires() (theirs []*os.File, err error) {
 	}
 	m.monitor = openMonitor(ours[0], m.event)
 	m.link, m.bell = ours[1], ours[2]
-	go m.console.drain(ours[3])
+	go m.console.drain(ours[3], m.drained)
 	if err := m.spec.AttachNIC(machine.NIC{Kind: machine.NICStream, File: card, MTU: m.spec.Network.MTU}); err != nil {
 		return theirs, errors.Join(errCard, err, card.Close())
 	}
@@ -417,7 +413,11 @@ const panicNotice = "Kernel panic - not syncing"
 // exitOf tells why QEMU ended.
 func (m *vm) exitOf(err error) machine.Exit {
 	if m.monitor != nil {
-		m.monitor.close() // what it still had to say was said
+		m.monitor.close()
+		select {
+		case <-m.drained:
+		case <-time.After(lastWords):
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -107,6 +107,9 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*vm) error
 	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
 	defer cancel()
 	err = errors.Join(err, m.Destroy(cleanup))
+	if m.link != nil {
+		_ = m.link.Close()
+	}
 	return nil, errors.Join(err, os.MkdirAll(s.Dir, 0o700))
 }
 
@@ -158,16 +161,23 @@ func (d *Driver) check(s machine.Spec) error {
 	return nil
 }
 
-func (d *Driver) limits(s machine.Spec) cgroup.Limits {
-	overhead := int64(overheadBytes)
+// limits are QEMU's. A machine that continues from a saved memory can be
+// charged twice for each page: a write to a page that is a hole in the saved
+// file makes the kernel fill the hole first, once for all machines that share
+// the file, and then copy it.
+func (d *Driver) limits(s machine.Spec, continues bool) cgroup.Limits {
+	bytes := s.MemoryBytes + overheadBytes
 	if d.Accel == TCG {
-		overhead += overheadTCG
+		bytes += overheadTCG
+	}
+	if continues {
+		bytes += s.MemoryBytes
 	}
 	pids := s.MaxPIDs
 	if pids == 0 || pids > defaultMaxPIDs {
 		pids = defaultMaxPIDs // the guest's processes are not the host's
 	}
-	return cgroup.Limits{MemoryBytes: s.MemoryBytes + overhead, CPUs: s.CPUs, PIDs: pids}
+	return cgroup.Limits{MemoryBytes: bytes, CPUs: s.CPUs, PIDs: pids}
 }
 
 // saved describes a snapshot, in its directory.
@@ -206,9 +216,11 @@ func readSaved(dir string, s machine.Spec) (saved, error) {
 		return meta, err
 	case meta.Format != savedFormat:
 		return meta, fmt.Errorf("read snapshot: format %d is not %d", meta.Format, savedFormat)
+	case !isChain(meta.Disks):
+		return meta, fmt.Errorf("read snapshot: no machine has the disks %.256q", meta.Disks)
 	case meta.MemoryBytes != s.MemoryBytes || meta.CPUs != s.CPUs || meta.DiskBytes != s.DiskBytes:
 		return meta, errors.New("read snapshot: it is of a machine of another size")
-	case len(meta.Disks) > 0 && meta.Image != image:
+	case meta.Image != image:
 		return meta, errors.New("read snapshot: the image was replaced since")
 	}
 	return meta, nil

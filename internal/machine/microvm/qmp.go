@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,7 @@ type monitor struct {
 	conn    net.Conn
 	onEvent func(event)
 	answers chan answer   // to the one command that waits
+	asked   atomic.Bool   // a command is waiting
 	done    chan struct{} // closed by read when nothing more comes
 	turn    sync.Mutex    // held by a command
 }
@@ -54,8 +56,13 @@ func openMonitor(conn net.Conn, onEvent func(event)) *monitor {
 	return m
 }
 
+// lastWords is how long what an ended QEMU said is waited for. It is there
+// already, unless somebody else has QEMU's end.
+const lastWords = 2 * time.Second
+
+// close ends the monitor of a QEMU that has ended, after its last event.
 func (m *monitor) close() {
-	_ = m.conn.Close()
+	_ = m.conn.SetReadDeadline(time.Now().Add(lastWords))
 	<-m.done
 }
 
@@ -88,11 +95,14 @@ func (m *monitor) take(line []byte) bool {
 	if a.Return == nil && a.Error == nil {
 		return true // the greeting
 	}
+	if !m.asked.Swap(false) {
+		return false // nobody asked, and the next who does must not take it for theirs
+	}
 	select {
 	case m.answers <- a:
 		return true
 	default:
-		return false // nobody asked
+		return false // the last one was given up
 	}
 }
 
@@ -122,6 +132,7 @@ func (m *monitor) exchange(ctx context.Context, command string, arguments, resul
 	} else {
 		_ = m.conn.SetWriteDeadline(time.Time{})
 	}
+	m.asked.Store(true)
 	if _, err := m.conn.Write(append(raw, '\n')); err != nil {
 		return errors.Join(errMonitor, err)
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -14,7 +16,7 @@ const (
 )
 
 // tail keeps the last bytes written to it. They are hostile: bounded here, and
-// stripped of control characters.
+// stripped of what does not print.
 type tail struct {
 	mu  sync.Mutex
 	buf []byte
@@ -37,7 +39,7 @@ func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clean := bytes.Map(func(r rune) rune {
-		if r == '\n' || r >= ' ' && r != 0x7f && r != 0xfffd {
+		if r == '\n' || unicode.IsPrint(r) && r != utf8.RuneError {
 			return r
 		}
 		return -1
@@ -45,8 +47,10 @@ func (t *tail) String() string {
 	return strings.TrimSpace(string(clean))
 }
 
-// drain reads a console to its end, which is QEMU's, and closes it.
-func (t *tail) drain(r io.ReadCloser) {
+// drain reads a console to its end, which is QEMU's, and closes it and
+// drained.
+func (t *tail) drain(r io.ReadCloser, drained chan<- struct{}) {
+	defer close(drained)
 	defer func() { _ = r.Close() }()
 	buf := make([]byte, tailBytes)
 	for {

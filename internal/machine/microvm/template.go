@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,7 @@ type Templates struct {
 type resident struct {
 	ready    chan struct{} // closed when the following are set
 	snapshot machine.Snapshot
+	filled   int64 // of the memory at first, bytes
 	err      error
 	used     time.Time // guarded by Templates.mu
 }
@@ -142,6 +144,10 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 	}
 	t.mu.Lock()
 	r, ok := t.resident[key]
+	if ok && r.grown(s.MemoryBytes) {
+		r.retire()
+		ok = false
+	}
 	if !ok {
 		r = &resident{ready: make(chan struct{})}
 		t.resident[key] = r
@@ -168,7 +174,7 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	key := filepath.Base(s.Dir)
 	t.mu.Lock()
 	r := t.resident[key]
-	if r == nil || r.snapshot.Memory != s.Memory {
+	if r == nil || !r.isReady() || r.snapshot.Memory != s.Memory {
 		t.mu.Unlock()
 		return nil // it was discarded already
 	}
@@ -190,6 +196,37 @@ func (t *Templates) Close() error {
 	}
 	clear(t.resident)
 	return err
+}
+
+func (r *resident) isReady() bool {
+	select {
+	case <-r.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// grown reports whether machines have filled so many holes of the memory that
+// a fresh copy is worth its making; see Driver.limits. It must be called with
+// the lock held.
+func (r *resident) grown(bytes int64) bool {
+	select {
+	case <-r.ready:
+	default:
+		return false
+	}
+	var st unix.Stat_t
+	if r.err != nil || unix.Stat(r.snapshot.Memory, &st) != nil {
+		return false
+	}
+	return st.Blocks*512 > r.filled+bytes/2
+}
+
+// retire gives the memory back when no machine can be about to open it any
+// more.
+func (r *resident) retire() {
+	time.AfterFunc(keepResident, func() { _ = r.release() })
 }
 
 func (r *resident) release() error {
@@ -227,6 +264,10 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
 		}
 	}
+	var st unix.Stat_t
+	if r.err == nil && unix.Stat(r.snapshot.Memory, &st) == nil {
+		r.filled = st.Blocks * 512
+	}
 	t.mu.Lock()
 	if r.err != nil {
 		delete(t.resident, key) // the next caller tries again
@@ -242,7 +283,7 @@ func (t *Templates) evict() {
 	for len(t.resident) > maxResident {
 		oldest, since := "", time.Now().Add(-keepResident)
 		for key, r := range t.resident {
-			if r.snapshot.Close != nil && r.used.Before(since) {
+			if r.isReady() && r.snapshot.Close != nil && r.used.Before(since) {
 				oldest, since = key, r.used
 			}
 		}
@@ -551,6 +592,9 @@ func readTemplate(dir string) (Template, error) {
 	if meta.Format != templateFormat {
 		return meta, fmt.Errorf("read template: format %d is not %d", meta.Format, templateFormat)
 	}
+	if meta.Key != filepath.Base(dir) {
+		return meta, fmt.Errorf("read template: it is %.64q", meta.Key)
+	}
 	return meta, nil
 }
 
@@ -584,8 +628,11 @@ func ListTemplates(dir string) ([]Template, error) {
 // which boots, and makes it anew.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
+// keyForm is what Templates.key makes.
+var keyForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
 func removeTemplate(dir, key string) error {
-	if key == "" || filepath.Base(key) != key {
+	if !keyForm.MatchString(key) {
 		return fmt.Errorf("remove template: bad key %q", key)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, key)); err != nil {

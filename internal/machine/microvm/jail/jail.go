@@ -48,8 +48,9 @@ type Mount struct {
 
 // Device is a character device in the jail, the program's own.
 type Device struct {
-	Name         string `json:"name"` // below /dev
-	Major, Minor uint32
+	Name  string `json:"name"` // below /dev
+	Major uint32 `json:"major"`
+	Minor uint32 `json:"minor"`
 }
 
 // Command returns the command that runs Main of the given program, with files

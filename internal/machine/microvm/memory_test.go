@@ -1,0 +1,314 @@
+package microvm
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// view maps a file into this process.
+func view(t *testing.T, file *os.File, bytes, flags int) []byte {
+	t.Helper()
+	p, err := unix.Mmap(int(file.Fd()), 0, bytes, unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(p) })
+	return p
+}
+
+func memoryFile(t *testing.T, bytes int64) *os.File {
+	t.Helper()
+	file, err := newMemory(bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	return file
+}
+
+func blocks(t *testing.T, file *os.File) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+// page fills a page of p.
+func page(p []byte, number int, with byte) {
+	for i := range pageSize {
+		p[number*pageSize+i] = with
+	}
+}
+
+const chunkPages = chunk / pageSize
+
+// exampleMemory is a file of three chunks and a half: data in the first, none
+// in the second, one page in the third, none in the rest.
+func exampleMemory(t *testing.T) (file *os.File, content []byte) {
+	t.Helper()
+	content = make([]byte, 3*chunk+chunk/2)
+	file = memoryFile(t, int64(len(content)))
+	for _, n := range []int{0, 1, 5, chunkPages - 1, 2*chunkPages + 7} {
+		page(content, n, byte(n%250+1))
+		if _, err := file.WriteAt(content[n*pageSize:(n+1)*pageSize], int64(n)*pageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return file, content
+}
+
+// A copy of a private view has the pages that were changed, also to zeros, and
+// those that were not; neither copying nor looking fills the file beneath.
+func TestCopyOfAPrivateView(t *testing.T) {
+	base, want := exampleMemory(t)
+	memory := view(t, base, len(want), unix.MAP_PRIVATE)
+	changes := map[int]byte{
+		0: 0, 5: 99, // over data: zeros, other data
+		2: 7, chunkPages - 2: 8, // beside data
+		chunkPages: 9, 2*chunkPages - 1: 10, // the ends of an empty chunk
+		2*chunkPages + 8:                0,  // zeros over nothing
+		3*chunkPages + chunkPages/2 - 1: 11, // the last page of all
+	}
+	for n, with := range changes {
+		page(memory, n, with)
+		page(want, n, with)
+	}
+	before := blocks(t, base)
+	out := memoryFile(t, int64(len(want)))
+	written, err := copyMemory(out, os.Getpid(), base, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after := blocks(t, base); after != before {
+		t.Errorf("the file beneath grew from %d to %d bytes", before, after)
+	}
+	equalMemory(t, out, want)
+	pages := int64(4 + 6) // untouched or changed, and not zero
+	pages -= 1            // page 5 is both
+	if written != pages*pageSize || blocks(t, out) != written {
+		t.Errorf("%d bytes written, %d kept; want those of %d pages", written, blocks(t, out), pages)
+	}
+}
+
+// A machine that was booted writes to the file itself.
+func TestCopyOfASharedView(t *testing.T) {
+	base, want := exampleMemory(t)
+	memory := view(t, base, len(want), unix.MAP_SHARED)
+	for n, with := range map[int]byte{0: 0, chunkPages + 3: 12} {
+		page(memory, n, with)
+		page(want, n, with)
+	}
+	out := memoryFile(t, int64(len(want)))
+	written, err := copyMemory(out, os.Getpid(), base, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalMemory(t, out, want)
+	if written != 5*pageSize || blocks(t, out) != written {
+		t.Errorf("%d bytes written, %d kept; want those of 5 pages", written, blocks(t, out))
+	}
+}
+
+func equalMemory(t *testing.T, file *os.File, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := file.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(want) / pageSize {
+		if at := n * pageSize; !bytes.Equal(got[at:at+pageSize], want[at:at+pageSize]) {
+			t.Errorf("page %d begins with %d; want %d", n, got[at], want[at])
+		}
+	}
+}
+
+// A process that has the memory not mapped, or not whole, can't be copied.
+func TestCopyNeedsTheWholeView(t *testing.T) {
+	base, content := exampleMemory(t)
+	out := memoryFile(t, int64(len(content)))
+	if _, err := copyMemory(out, os.Getpid(), base, true); err == nil {
+		t.Error("copied a process that has no view")
+	}
+	view(t, base, chunk, unix.MAP_PRIVATE)
+	if _, err := copyMemory(out, os.Getpid(), base, true); err == nil {
+		t.Error("copied a part for the whole")
+	}
+}
+
+func TestSealedMemoryIsOpenedAndNotWritable(t *testing.T) {
+	base, want := exampleMemory(t)
+	if err := seal(base); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := openShared(descriptorPath(base), int64(len(want)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = shared.Close() }()
+	equalMemory(t, shared, want)
+	if _, err := shared.WriteAt([]byte("x"), 0); err == nil {
+		t.Error("wrote to it")
+	}
+	if err := shared.Truncate(0); err == nil {
+		t.Error("cut it short")
+	}
+	if _, err := unix.Mmap(int(shared.Fd()), 0, chunk, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		t.Error("mapped it for writing")
+	}
+	memory := view(t, shared, len(want), unix.MAP_PRIVATE)
+	page(memory, 0, 77)
+	equalMemory(t, base, want)
+}
+
+func TestOpenSharedRefuses(t *testing.T) {
+	unsealed := memoryFile(t, chunk)
+	partly := memoryFile(t, chunk)
+	if _, err := unix.FcntlInt(partly.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		t.Fatal(err)
+	}
+	other := memoryFile(t, 2*chunk)
+	if err := seal(other); err != nil {
+		t.Fatal(err)
+	}
+	plain := filepath.Join(t.TempDir(), "memory")
+	if err := os.WriteFile(plain, make([]byte, chunk), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{
+		"not sealed":            descriptorPath(unsealed),
+		"sealed, but writable":  descriptorPath(partly),
+		"of another size":       descriptorPath(other),
+		"a file on a disk":      plain,
+		"closed by its holder":  "/proc/self/fd/" + strconv.Itoa(1<<19),
+		"not there":             "/proc/0/fd/3",
+		"something else, a dir": "/",
+	} {
+		if file, err := openShared(path, chunk); err == nil {
+			t.Errorf("opened memory that is %s", name)
+			_ = file.Close()
+		}
+	}
+}
+
+func TestFillMemoryKeepsHolesAndSeals(t *testing.T) {
+	base, want := exampleMemory(t)
+	filled, err := fillMemory(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = filled.Close() }()
+	equalMemory(t, filled, want)
+	if blocks(t, filled) != 5*pageSize {
+		t.Errorf("%d bytes for 5 pages", blocks(t, filled))
+	}
+	if _, err := filled.WriteAt([]byte("x"), 0); err == nil {
+		t.Error("it is not sealed")
+	}
+}
+
+func TestParseMapping(t *testing.T) {
+	memfd := mapping{start: 0x7f0000000000, end: 0x7f0020000000, device: unix.Mkdev(0, 1), inode: 1234}
+	for line, want := range map[string]mapping{
+		"7f0000000000-7f0020000000 rw-p 00000000 00:01 1234 /memfd:atoll-memory (deleted)": memfd,
+		"7f0000000000-7f0020000000 rw-s 00000000 00:01 1234":                               memfd,
+		"1000-3000 r--p 00002000 fd:10 9 /usr/lib/with space":                              {start: 0x1000, end: 0x3000, offset: 0x2000, device: unix.Mkdev(0xfd, 0x10), inode: 9},
+		"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]":               {}, // above what is signed
+		"":                                      {},
+		"1000-3000 r--p 0 fd:10":                {}, // no inode
+		"1000 r--p 0 fd:10 9":                   {}, // no end
+		"1000-3000 r--p 0 fd10 9":               {}, // no minor number
+		"-1000-3000 r--p 0 fd:10 9":             {},
+		"1000-3000 r--p zz fd:10 9":             {},
+		"1000-3000 r--p 0 fd:10 0x9":            {},
+		"1000-30000000000000000 r--p 0 fd:10 9": {}, // over 64 bits
+	} {
+		got, ok := parseMapping(line)
+		if ok != (want != mapping{}) || ok && got != want {
+			t.Errorf("%q: %+v, %v; want %+v", line, got, ok, want)
+		}
+	}
+}
+
+func TestRunOf(t *testing.T) {
+	p := make([]byte, 5*pageSize+100)
+	p[2*pageSize] = 1   // the first byte of a page
+	p[4*pageSize-1] = 1 // the last of the next
+	p[len(p)-1] = 1     // in a part of a page
+	for _, c := range []struct {
+		from int // pages
+		zero bool
+		want int // bytes
+	}{
+		{0, true, 2 * pageSize}, {0, false, 0},
+		{2, true, 0}, {2, false, 2 * pageSize},
+		{4, true, pageSize}, {4, false, 0},
+		{5, true, 0}, {5, false, 100},
+	} {
+		if got := runOf(p[c.from*pageSize:], c.zero); got != c.want {
+			t.Errorf("from page %d, zero %v: %d bytes; want %d", c.from, c.zero, got, c.want)
+		}
+	}
+	if runOf(nil, true) != 0 || runOf(nil, false) != 0 {
+		t.Error("nothing has a run")
+	}
+}
+
+// copyMemory copies at once.
+func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, error) {
+	c, err := newCopier(out, pid, base, private)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	err = c.finish()
+	return c.written, err
+}
+
+// What changes after the copy of a running machine began is copied at the end.
+func TestCopyOfARunningMachine(t *testing.T) {
+	for _, kind := range []struct {
+		what    string
+		flags   int
+		private bool
+	}{{"private", unix.MAP_PRIVATE, true}, {"shared", unix.MAP_SHARED, false}} {
+		t.Run(kind.what, func(t *testing.T) {
+			base, want := exampleMemory(t)
+			memory := view(t, base, len(want), kind.flags)
+			change := func(changes map[int]byte) {
+				for n, with := range changes {
+					page(memory, n, with)
+					page(want, n, with)
+				}
+			}
+			change(map[int]byte{5: 99, 2*chunkPages - 1: 10})
+			out := memoryFile(t, int64(len(want)))
+			c, err := newCopier(out, os.Getpid(), base, kind.private)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.close()
+			if err := c.begin(); err != nil {
+				t.Fatal(err)
+			}
+			if c.began != marksChanges() {
+				t.Errorf("began %v on a kernel that marks changes: %v", c.began, marksChanges())
+			}
+			change(map[int]byte{0: 0, 5: 0, 6: 1, chunkPages + 9: 2})
+			before := c.written
+			if err := c.finish(); err != nil {
+				t.Fatal(err)
+			}
+			equalMemory(t, out, want)
+			if c.began && c.written-before != 4*pageSize {
+				t.Errorf("%d bytes written at the end; want those of the 4 pages that changed", c.written-before)
+			}
+		})
+	}
+}
