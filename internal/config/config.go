@@ -72,6 +72,7 @@ type Limits struct {
 	Sandboxes        int
 	Starts           int // at the same time; 0 is twice the cores
 	Spares           int // kept started ahead
+	Forks            int // children of one fork
 	FreeMemoryMiB    int // of the host, below which nothing starts
 }
 
@@ -158,6 +159,7 @@ func defaultLimits() Limits {
 		Sandboxes:        1000,
 		FreeMemoryMiB:    512,
 		Spares:           2,
+		Forks:            api.DefaultMaxForks,
 	}
 }
 

@@ -83,6 +83,7 @@ func (l Limits) check(c *checklist) {
 	c.require(l.Sandboxes >= 1, "max_sandboxes", "must be at least 1")
 	c.require(l.Starts >= 0, "max_starts", "must not be negative")
 	c.require(l.Spares >= 0, "spares", "must not be negative")
+	c.require(l.Forks >= 1, "max_forks", "must be at least 1")
 	c.require(l.FreeMemoryMiB >= 0, "min_free_memory", "must not be negative")
 }
 

@@ -70,6 +70,15 @@ func newLauncher(cfg config.Server, bin launch.Binaries, how isolation.Choice, l
 	return n, nil
 }
 
+// features says what the isolations of this server can do.
+func features() map[string]machine.Features {
+	none := slog.New(slog.DiscardHandler)
+	return map[string]machine.Features{
+		gvisor.Name:  gvisor.New("", none).Info().Features,
+		microvm.Name: microvm.New(microvm.Config{Log: none}).Info().Features,
+	}
+}
+
 // needsImage is a launcher that says clearly when there is no image, which
 // may come at any time.
 type needsImage struct {

@@ -218,6 +218,7 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 	return sandbox.NewManager(sandbox.Options{
 		Store: d.store, Launcher: launcher, Observer: observer{d.metrics, d.audit}, Log: d.log,
 		Template: template, Ceilings: ceilings, Data: d.cfg.Data(),
+		Features:     features(),
 		Spare:        sandbox.SpareSpec{Count: l.Spares, Region: d.cfg.Regions[0], MemoryMiB: l.MemoryDefaultMiB},
 		MaxSandboxes: l.Sandboxes, MaxPerOrg: l.SandboxesPerOrg, Starts: l.StartLimit(),
 		MinFreeMemory: int64(l.FreeMemoryMiB) << 20, FreeMemory: sandbox.FreeMemory,
@@ -276,6 +277,12 @@ func (o observer) SandboxStopped(id, org, reason string) {
 	o.audit.Record(obs.Event{Action: "stopped", Sandbox: id, Org: org, Outcome: reason})
 }
 
+// PowerChanged implements sandbox.Observer.
+func (o observer) PowerChanged(id, org, power string, took time.Duration) {
+	o.Metrics.PowerChanged(power, took)
+	o.audit.Record(obs.Event{Action: "power", Sandbox: id, Org: org, Outcome: power})
+}
+
 const purgeEvery = time.Hour
 
 func (d *daemon) startHousekeeping(context.Context) error {
@@ -310,7 +317,7 @@ func (d *daemon) limits() sandbox.Limits {
 	l := d.cfg.Limits
 	return sandbox.Limits{
 		MemoryMinMiB: l.MemoryMinMiB, MemoryMaxMiB: l.MemoryMaxMiB, MemoryDefaultMiB: l.MemoryDefaultMiB,
-		Labels: l.Labels, MaxLifetime: d.cfg.MaxLifetime,
+		Labels: l.Labels, Forks: l.Forks, MaxLifetime: d.cfg.MaxLifetime,
 		Regions: d.cfg.Regions, Isolations: []string{d.isolation.choice.Driver},
 		// No connection is opened yet: a list of names could be evaded inside of
 		// one, and a secret would never be put in.

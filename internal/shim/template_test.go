@@ -37,7 +37,7 @@ func TestTemplateFailed(t *testing.T) {
 		"none given":               {t.Context(), nil, templated{}, nil, false},
 		"a driver that knows none": {t.Context(), template, struct{ machine.Machine }{}, nil, false},
 	} {
-		s := &Shim{spec: wire.Spec{Template: c.template}, machine: c.machine}
+		s := &Shim{spec: wire.Spec{Template: c.template}, first: c.machine}
 		if got := s.templateFailed(c.ctx, c.failure); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}

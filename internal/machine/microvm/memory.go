@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
-	"sync"
-	"unsafe"
+	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -79,25 +80,32 @@ func checkSize(file *os.File, bytes int64) error {
 }
 
 // copier copies what one machine's memory holds to a file that is empty so
-// far; pages of zeros stay holes. It can begin while the machine runs: then
-// only what changed meanwhile is left to be copied when it stands still.
+// far; pages of zeros stay holes.
 //
 // The process is asked only for pages that are its own. Asking for others
 // would make the pages of the file beneath it be read in, or worse, filled.
 type copier struct {
 	out, base *os.File
 	bytes     int64
-	buffer    []byte
-	written   int64
-	began     bool // a copy of all was made, and changes since are marked
+	written   atomic.Int64
 
 	// Of the process; nil if the base is all that is of interest.
-	pid             int
-	private         bool // the process's view differs from the base
-	memory, pagemap *os.File
-	address         int64 // of the view in the process
-	entries         [chunk / pageSize * entrySize]byte
+	pid     int
+	private bool // the process's view differs from the base
+	pagemap *os.File
+	address int64 // of the view in the process
 }
+
+// worker copies chunks of a copier's memory, one at a time.
+type worker struct {
+	*copier
+	buffer  [chunk]byte
+	entries [chunk / pageSize * entrySize]byte
+}
+
+// maxWorkers bounds how many chunks are copied at a time. A machine that
+// stands still leaves its processors to them.
+const maxWorkers = 4
 
 // newCopier copies the memory that a process has mapped from the base.
 func newCopier(out *os.File, pid int, base *os.File, private bool) (*copier, error) {
@@ -110,11 +118,8 @@ func newCopier(out *os.File, pid int, base *os.File, private bool) (*copier, err
 	if c.address, err = findMapping(dir+"/maps", base, c.bytes); err != nil {
 		return nil, fmt.Errorf("copy memory: %w", err)
 	}
-	if c.memory, err = os.Open(dir + "/mem"); err != nil {
-		return nil, fmt.Errorf("copy memory: %w", err)
-	}
 	if c.pagemap, err = os.Open(dir + "/pagemap"); err != nil {
-		return nil, errors.Join(fmt.Errorf("copy memory: %w", err), c.memory.Close())
+		return nil, fmt.Errorf("copy memory: %w", err)
 	}
 	return c, nil
 }
@@ -125,49 +130,42 @@ func newFileCopier(out, base *os.File) (*copier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("copy memory: %w", err)
 	}
-	return &copier{out: out, base: base, bytes: info.Size(), buffer: make([]byte, chunk)}, nil
+	return &copier{out: out, base: base, bytes: info.Size()}, nil
 }
 
 func (c *copier) close() {
-	if c.memory != nil {
-		_ = c.memory.Close()
+	if c.pagemap != nil {
 		_ = c.pagemap.Close()
 	}
 }
 
-// begin copies everything, of a machine that runs.
-func (c *copier) begin() error {
-	if !marksChanges() {
-		return nil
-	}
-	if err := c.forgetChanges(); err != nil {
-		return nil // finish copies it all
-	}
-	if err := c.copyAll(); err != nil {
-		return err
-	}
-	c.began = true
-	return nil
-}
-
-// finish copies what is left, of a machine that stands still.
-func (c *copier) finish() error {
-	if c.began {
-		return c.copyChanged()
-	}
-	return c.copyAll()
-}
-
+// copyAll copies everything, of a machine that stands still, with several
+// workers.
 func (c *copier) copyAll() error {
-	for at := int64(0); at < c.bytes; at += chunk {
-		if err := c.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
-			return fmt.Errorf("copy memory: %w", err)
-		}
+	var next atomic.Int64
+	var group errgroup.Group
+	for range min(runtime.NumCPU(), maxWorkers) {
+		group.Go(func() error {
+			w := &worker{copier: c}
+			for {
+				at := next.Add(chunk) - chunk
+				if at >= c.bytes {
+					return nil
+				}
+				if err := w.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
+					next.Store(c.bytes) // nobody needs to go on
+					return err
+				}
+			}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("copy memory: %w", err)
 	}
 	return nil
 }
 
-func (c *copier) copyChunk(at, n int64) error {
+func (c *worker) copyChunk(at, n int64) error {
 	p := c.buffer[:n]
 	some, err := c.readBase(p, at)
 	if err != nil {
@@ -203,48 +201,35 @@ const (
 	pagePresent = 1 << 63
 	pageSwapped = 1 << 62
 	pageOfFile  = 1 << 61
-	pageChanged = 1 << 55 // since the marks were taken away ("soft-dirty")
 )
 
 // readOwn puts the pages over p that are the process's own, and reports
 // whether there are any.
-func (c *copier) readOwn(p []byte, at int64) (bool, error) {
+func (c *worker) readOwn(p []byte, at int64) (bool, error) {
 	if !c.private {
 		return false, nil
 	}
 	return c.eachRun(at, len(p), func(entry uint64) bool {
 		return entry&(pagePresent|pageSwapped) != 0 && entry&pageOfFile == 0
 	}, func(from, to int64) error {
-		_, err := c.memory.ReadAt(p[from-at:to-at], c.address+from)
-		return err
+		return c.readProcess(p[from-at:to-at], from)
 	})
 }
 
-// copyChanged copies the pages that were changed since begin, those of zeros
-// as well: there may be something else in their place by now.
-func (c *copier) copyChanged() error {
-	for at := int64(0); at < c.bytes; at += chunk {
-		_, err := c.eachRun(at, int(min(chunk, c.bytes-at)), func(entry uint64) bool {
-			return entry&(pagePresent|pageSwapped) != 0 && entry&pageChanged != 0
-		}, func(from, to int64) error {
-			p := c.buffer[:to-from]
-			if _, err := c.memory.ReadAt(p, c.address+from); err != nil {
-				return err
-			}
-			_, err := c.out.WriteAt(p, from)
-			c.written += int64(len(p))
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("copy memory: %w", err)
-		}
+// readProcess reads from the view in the process.
+func (c *copier) readProcess(p []byte, at int64) error {
+	local := []unix.Iovec{{Base: &p[0], Len: uint64(len(p))}}
+	remote := []unix.RemoteIovec{{Base: uintptr(c.address + at), Len: len(p)}}
+	n, err := unix.ProcessVMReadv(c.pid, local, remote, 0)
+	if err == nil && n < len(p) {
+		err = io.ErrUnexpectedEOF
 	}
-	return nil
+	return err
 }
 
 // eachRun calls do for each run of pages in a chunk of which the process's
 // entries are wanted, and reports whether there was any.
-func (c *copier) eachRun(at int64, n int, wanted func(entry uint64) bool, do func(from, to int64) error) (bool, error) {
+func (c *worker) eachRun(at int64, n int, wanted func(entry uint64) bool, do func(from, to int64) error) (bool, error) {
 	pages := n / pageSize
 	entries := c.entries[:pages*entrySize]
 	if _, err := c.pagemap.ReadAt(entries, (c.address+at)/pageSize*entrySize); err != nil {
@@ -270,31 +255,6 @@ func (c *copier) eachRun(at int64, n int, wanted func(entry uint64) bool, do fun
 	return found, nil
 }
 
-// forgetChanges takes the marks of changed pages away.
-func (c *copier) forgetChanges() error {
-	return os.WriteFile("/proc/"+strconv.Itoa(c.pid)+"/clear_refs", []byte("4"), 0)
-}
-
-// marksChanges reports whether the kernel marks changed pages: a page that was
-// just made has the mark.
-var marksChanges = sync.OnceValue(func() bool {
-	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = unix.Munmap(page) }()
-	page[0] = 1
-	f, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	var entry [entrySize]byte
-	address := int64(uintptr(unsafe.Pointer(&page[0])))
-	_, err = f.ReadAt(entry[:], address/pageSize*entrySize)
-	return err == nil && binary.NativeEndian.Uint64(entry[:])&pageChanged != 0
-})
-
 // writePages writes the runs of pages that are not all zeros.
 func (c *copier) writePages(p []byte, at int64) error {
 	for len(p) > 0 {
@@ -306,7 +266,7 @@ func (c *copier) writePages(p []byte, at int64) error {
 		if _, err := c.out.WriteAt(p[:n], at); err != nil {
 			return err
 		}
-		c.written += int64(n)
+		c.written.Add(int64(n))
 		at, p = at+int64(n), p[n:]
 	}
 	return nil

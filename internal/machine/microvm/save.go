@@ -70,8 +70,7 @@ func (m *vm) goOn(ctx context.Context) error {
 }
 
 // Save writes the machine's state. Its disk so far is shared with the
-// snapshot: a machine that goes on writes to a new file on top of it. Most of
-// its memory is copied while it still runs.
+// snapshot: a machine that goes on writes to a new file on top of it.
 func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (snapshot machine.Snapshot, err error) {
 	m.power.Lock()
 	defer m.power.Unlock()
@@ -107,11 +106,6 @@ func (s *saving) run(ctx context.Context) (err error) {
 	paused := s.still
 	if err := s.prepare(ctx); err != nil {
 		return err
-	}
-	if s.Leave && !paused {
-		if err := s.copier.begin(); err != nil {
-			return err
-		}
 	}
 	began := time.Now()
 	err = s.halt(ctx)
@@ -181,13 +175,13 @@ func (s *saving) write(ctx context.Context) error {
 	if err := meta.write(s.Dir); err != nil {
 		return err
 	}
-	return s.copier.finish()
+	return s.copier.copyAll()
 }
 
 // complete makes the copy of the memory what others can use.
 func (s *saving) complete() error {
 	if !s.Leave {
-		s.snapshot.Bytes = s.copier.written
+		s.snapshot.Bytes = s.copier.written.Load()
 		return nil
 	}
 	s.snapshot.Memory, s.snapshot.Close = descriptorPath(s.memory), s.memory.Close

@@ -211,9 +211,7 @@ func (r *resident) isReady() bool {
 // a fresh copy is worth its making; see Driver.limits. It must be called with
 // the lock held.
 func (r *resident) grown(bytes int64) bool {
-	select {
-	case <-r.ready:
-	default:
+	if !r.isReady() {
 		return false
 	}
 	var st unix.Stat_t
@@ -371,8 +369,9 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	buffer := make([]byte, chunk)
 	for at := int64(0); at < c.bytes; at += chunk {
-		p := c.buffer[:min(chunk, c.bytes-at)]
+		p := buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
 		if err != nil {
 			return "", err

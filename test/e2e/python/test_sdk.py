@@ -152,6 +152,30 @@ class Suite(Base):
 
     options = {"env": {"GIVEN_NAME": "ü=1"}}
 
+    # paused sandboxes, of which the SDK knows nothing
+
+    async def pause(self, sb, to_disk):
+        request = urllib.request.Request(
+            f"{os.environ['DENO_SANDBOX_ENDPOINT']}/api/v3/sandbox/{sb.id}/pause",
+            json.dumps({"to_disk": to_disk}).encode(),
+            {"Authorization": f"Bearer {os.environ['DENO_DEPLOY_TOKEN']}"},
+        )
+        answer = await asyncio.to_thread(lambda: json.load(urllib.request.urlopen(request)))
+        self.assertEqual(answer["power"], "suspended" if to_disk else "paused")
+
+    async def test_call_resumes(self):
+        await self.sb.fs.write_text_file("note", "hello")
+        await self.pause(self.sb, False)
+        self.assertEqual((await self.client.ids())[self.sb.id]["status"], "running")
+        self.assertEqual(await self.sb.fs.read_text_file("note"), "hello")
+
+    async def test_connection_resumes(self):
+        await self.sb.fs.write_text_file("note", "hello")
+        await self.pause(self.sb, True)
+        self.assertEqual((await self.client.ids())[self.sb.id]["status"], "running")
+        async with self.client.connect(self.sb.id) as again:
+            self.assertEqual(await again.fs.read_text_file("note"), "hello")
+
     # files
 
     async def test_text_files(self):
