@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -87,8 +88,10 @@ func NewTemplates(dir string, driver *Driver, log *slog.Logger) (*Templates, err
 		return nil, fmt.Errorf("make template directory: %w", err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, buildPrefix+"*"))
+	ctx, cancel := context.WithTimeout(context.Background(), destroyPatience)
+	defer cancel()
 	for _, path := range left {
-		err = errors.Join(err, os.RemoveAll(path))
+		err = errors.Join(err, cgroup.Open(buildID(path)).Remove(ctx), os.RemoveAll(path))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("remove unfinished templates: %w", err)
@@ -335,9 +338,14 @@ func digestSaved(dir string) (string, error) {
 	return digestTemplate(dir, memory)
 }
 
+// buildID is the id of the machine that becomes the template in a directory.
+func buildID(dir string) string {
+	return "template-" + strings.TrimPrefix(filepath.Base(dir), buildPrefix)
+}
+
 // saveTemplate boots a machine and saves it into dir.
 func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (err error) {
-	s.ID, s.Dir = "template-"+filepath.Base(dir)[len(buildPrefix):], filepath.Join(dir, "machine")
+	s.ID, s.Dir = buildID(dir), filepath.Join(dir, "machine")
 	s.Template = nil
 	var card *os.File
 	s.AttachNIC = func(nic machine.NIC) error { card = nic.File; return nil } // nobody reads it: it is never up
