@@ -14,7 +14,11 @@ func TestMain(m *testing.M) {
 	if id := os.Getenv(victimVariable); id != "" {
 		victim(id)
 	}
+	if dir := os.Getenv(makerVariable); dir != "" {
+		maker(dir)
+	}
 	code := m.Run()
+	closeTemplates()
 	cgroup.RemoveParent()
 	os.Exit(code)
 }

@@ -61,6 +61,16 @@ func template(t *testing.T, d *microvm.Driver, spec machine.Spec) *machine.Snaps
 	return snapshot
 }
 
+// closeTemplates frees what template made.
+func closeTemplates() {
+	if templates.made != nil {
+		_ = templates.made.Close()
+	}
+	if templates.dir != "" {
+		_ = os.RemoveAll(templates.dir)
+	}
+}
+
 func TestMicrovmConformance(t *testing.T) {
 	machinetest.Run(t, machinetest.Harness{
 		New: func(t *testing.T) machine.Driver {

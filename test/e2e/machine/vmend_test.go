@@ -1,0 +1,164 @@
+//go:build e2e
+
+package machine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/cgroup"
+	"github.com/atollhq/atoll/internal/machine"
+)
+
+// How a guest ends its machine is told from how it ends otherwise. What it
+// said last is for the log: bounded, and without what a terminal obeys.
+func TestEndsOfVMs(t *testing.T) {
+	for name, c := range map[string]struct{ script, detail, says string }{
+		"panic": {
+			`printf '\033[31mred\033[0m\302\233 words\n' > /dev/kmsg; echo c > /proc/sysrq-trigger`,
+			"the guest's kernel panicked", "Kernel panic - not syncing: sysrq triggered crash",
+		},
+		"reboot":    {"echo b > /proc/sysrq-trigger", "the guest rebooted", ""},
+		"power off": {"echo o > /proc/sysrq-trigger", "the guest switched itself off", ""},
+		"end of PID 1": {
+			"echo 0 > /proc/sys/kernel/printk_ratelimit; " + python(`
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+fds = [libc.syscall(438, libc.syscall(434, 1, 0), fd, 0) for fd in range(3, 64)]
+for fd in fds:
+    if fd >= 0 and os.path.realpath("/proc/self/fd/%d" % fd).startswith("/dev/vport"):
+        os.write(fd, b"\xff" * 100)
+`) + "; echo o > /proc/sysrq-trigger", "the guest switched itself off", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := startVM(t, unread(t))
+			v.spawn(t, "sudo", "sh", "-c", c.script)
+			e := v.exit(t)
+			if e.Reason != machine.ExitCrashed || !strings.HasPrefix(e.Detail, c.detail) || !strings.Contains(e.Detail, c.says) {
+				t.Errorf("it ended with %+v", e)
+			}
+			if len(e.Detail) > 16<<10 {
+				t.Errorf("%d bytes of detail", len(e.Detail))
+			}
+			for _, r := range e.Detail {
+				if r != '\n' && !unicode.IsPrint(r) {
+					t.Errorf("%q in the detail", r)
+				}
+			}
+			if c.says != "" && !strings.Contains(e.Detail, "words") {
+				t.Errorf("its last words are not there: %q", e.Detail)
+			}
+		})
+	}
+}
+
+// python is a command that runs a program.
+func python(program string) string { return "python3 -c '" + program + "'" }
+
+func TestKilledQEMU(t *testing.T) {
+	v := startVM(t, unread(t))
+	if err := syscall.Kill(v.qemu, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if e := v.exit(t); e.Reason != machine.ExitCrashed || !strings.Contains(e.Detail, "signal: killed") {
+		t.Errorf("it ended with %+v", e)
+	}
+	if err := v.m.Stop(deadline(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A QEMU that hangs holds up nobody for longer than they wait.
+func TestHungQEMU(t *testing.T) {
+	v := startVM(t, unread(t))
+	if err := syscall.Kill(v.qemu, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, power := range map[string]func(context.Context) error{
+		"pause": v.m.(machine.Pauser).Pause,
+		"save": func(ctx context.Context) error {
+			_, err := v.m.(machine.Saver).Save(ctx, machine.SaveOptions{Dir: dir, Leave: true})
+			return err
+		},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := power(ctx); err == nil {
+			t.Errorf("%s of a machine that hangs", name)
+		}
+		cancel()
+	}
+	if err := v.m.Stop(deadline(t)); err != nil {
+		t.Error(err)
+	}
+	if e := v.exit(t); e.Reason != machine.ExitStopped {
+		t.Errorf("it ended with %+v", e)
+	}
+}
+
+// A guest that uses up its memory loses the process that did, and goes on.
+func TestGuestOutOfMemory(t *testing.T) {
+	v := startVM(t, unread(t))
+	var status api.ProcessStatus
+	pid := v.spawn(t, "python3", "-c", "kept = []\nwhile True: kept.append(b'x' * (1 << 20))")
+	v.call(t, "processWait", api.PIDParams{PID: pid}, &status)
+	if status.Success || status.Signal == nil && status.Code == 0 {
+		t.Errorf("it ended with %+v", status)
+	}
+	v.survives(t)
+}
+
+// A QEMU that reaches the limit of its control group ends, and the machine
+// with it.
+func TestQEMUOutOfMemory(t *testing.T) {
+	v := startVM(t, unread(t))
+	used, err := cgroup.Open(v.spec.ID).MemoryBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(cgroup.Root, "memory", cgroup.Parent, v.spec.ID, "memory.limit_in_bytes")
+	if cgroup.Version() == "v2" {
+		file = filepath.Join(cgroup.Root, cgroup.Parent, v.spec.ID, "memory.max")
+	}
+	if err := os.WriteFile(file, []byte(strconv.FormatInt(used+16<<20, 10)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.spawn(t, "python3", "-c", "kept = [b'x' * (1 << 20) for _ in range(256)]\nwhile True: pass")
+	if e := v.exit(t); e.Reason != machine.ExitOOM {
+		t.Errorf("it ended with %+v", e)
+	}
+}
+
+// A guest that fills its disk is told so, and goes on.
+func TestGuestFillsItsDisk(t *testing.T) {
+	v := startVM(t, unread(t))
+	v.do(t, `! dd if=/dev/zero of=/home/app/full bs=1M 2> /tmp/dd && grep -q "No space left" /tmp/dd`)
+	v.do(t, `rm /home/app/full && echo kept > /home/app/kept && sync && grep -q kept /home/app/kept`)
+}
+
+// A host whose disk is full fails what the guest writes; the machine goes on.
+func TestHostDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("small", dir, "tmpfs", 0, "size=96m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	d, log := vmDriver(t)
+	s := vmSpec(t, unread(t))
+	s.Template = template(t, d, s)
+	s.Dir = filepath.Join(dir, "machine")
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	v := beginVM(t, d, log, s)
+	v.do(t, `! dd if=/dev/urandom of=/home/app/full bs=1M count=160 oflag=direct 2> /dev/null`)
+	v.survives(t)
+}
