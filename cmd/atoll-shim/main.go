@@ -39,10 +39,6 @@ const (
 	memoryLimit = 512 << 20
 	softMemory  = 384 << 20
 	maxTasks    = 1024 // processes and threads, those of runsc included
-
-	// A microVM's fork is a copy of the guest's memory in a memory file of this
-	// process. So many may be open at a time.
-	heldForks = 4
 )
 
 func main() {
@@ -90,7 +86,8 @@ func confine(spec wire.Spec) error {
 	debug.SetMemoryLimit(softMemory)
 	limits := cgroup.Limits{MemoryBytes: memoryLimit, PIDs: maxTasks}
 	if spec.Driver == microvm.Name {
-		limits.MemoryBytes += heldForks * spec.MemoryBytes
+		// A fork is a copy of the guest's memory in a memory file of this process.
+		limits.MemoryBytes += shim.MaxForks * spec.MemoryBytes
 	}
 	group := cgroup.Open(cgroup.ShimName(spec.ID))
 	if err := group.Create(limits); err != nil {

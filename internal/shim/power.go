@@ -27,7 +27,8 @@ const (
 	wakeTimeout   = 10 * time.Second // for the agent's answer after a pause
 	statsTimeout  = 2 * time.Second
 
-	maxForks = 4 // open at once: each holds a copy of the machine's memory
+	// MaxForks may be open at once: each holds a copy of the machine's memory.
+	MaxForks = 4
 )
 
 var errEnding = errors.New("the sandbox is ending")
@@ -279,7 +280,7 @@ func newMachineID() string {
 // done when they have.
 func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 	if !s.beginFork() {
-		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", maxForks)}
+		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", MaxForks)}
 	}
 	var v *machine.Snapshot
 	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
@@ -320,7 +321,7 @@ func standsStill(power wire.Power) error {
 func (s *Shim) beginFork() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.forks == maxForks {
+	if s.forks == MaxForks {
 		return false
 	}
 	s.forks++

@@ -361,7 +361,7 @@ func TestForkHoldsWhatIsTheParents(t *testing.T) {
 func TestForksAreBounded(t *testing.T) {
 	r := run(t, nil)
 	var open []io.Closer
-	for range maxForks {
+	for range MaxForks {
 		_, conn := r.fork()
 		open = append(open, conn)
 	}
