@@ -581,7 +581,7 @@ func (m *vm) Settle() error {
 // jailConfig is what QEMU can reach.
 func (d *Driver) jailConfig(s machine.Spec, uid int, dir string, p plan) jail.Config {
 	c := jail.Config{
-		Root: jailRoot(dir), UID: uid, Program: d.QEMU, Args: p.args(),
+		Root: jailRoot(dir), UID: uid, MaxFile: maxFile(s), Program: d.QEMU, Args: p.args(),
 		Mounts: []jail.Mount{
 			{Source: "/usr", Target: "/usr"}, {Source: "/lib", Target: "/lib"}, {Source: "/etc/ld.so.cache", Target: "/etc/ld.so.cache"},
 			{Source: s.Image.File, Target: jailImage},
@@ -602,6 +602,11 @@ func (d *Driver) jailConfig(s machine.Spec, uid int, dir string, p plan) jail.Co
 	}
 	return c
 }
+
+// maxFile is how long the files in the work directory can become: a disk that
+// is full, with qcow2's tables (less than a thousandth), or a saved state. What
+// has taken over QEMU could fill the host's disk otherwise.
+func maxFile(s machine.Spec) int64 { return s.DiskBytes + s.DiskBytes/256 + 64<<20 }
 
 func clip(s string) string { return fmt.Sprintf("%.64s", s) }
 

@@ -60,9 +60,12 @@ type Template struct {
 const maxStored = 16
 
 // maxResident bounds the templates whose memory is held at a time, and
-// keepResident is how long one that was used is held at least.
+// keepResident is how long one that was used is held at least: machines may be
+// about to open it. Where clients ask for many sizes, mostResident are held;
+// a machine that comes too late boots.
 const (
 	maxResident  = 4
+	mostResident = 12
 	keepResident = 2 * time.Minute
 )
 
@@ -89,6 +92,7 @@ type resident struct {
 	filled   int64 // of the memory at first, bytes
 	err      error
 	used     time.Time // guarded by Templates.mu
+	made     time.Time // when it was asked for first
 }
 
 // NewTemplates keeps templates in a directory that no other process makes
@@ -149,7 +153,7 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 		ok = false
 	}
 	if !ok {
-		r = &resident{ready: make(chan struct{})}
+		r = &resident{ready: make(chan struct{}), made: time.Now()}
 		t.resident[key] = r
 		t.makers.Go(func() { t.provide(t.making, key, s, r) })
 	}
@@ -208,10 +212,11 @@ func (r *resident) isReady() bool {
 }
 
 // grown reports whether machines have filled so many holes of the memory that
-// a fresh copy is worth its making; see Driver.limits. It must be called with
-// the lock held.
+// a fresh copy is worth its making; see Driver.limits. There are no more than
+// two of a size: the older one is retired by the time that this one may be. It
+// must be called with the lock held.
 func (r *resident) grown(bytes int64) bool {
-	if !r.isReady() {
+	if !r.isReady() || time.Since(r.made) < keepResident {
 		return false
 	}
 	var st unix.Stat_t
@@ -279,7 +284,10 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 // called with mu held.
 func (t *Templates) evict() {
 	for len(t.resident) > maxResident {
-		oldest, since := "", time.Now().Add(-keepResident)
+		oldest, since := "", time.Now()
+		if len(t.resident) <= mostResident {
+			since = since.Add(-keepResident)
+		}
 		for key, r := range t.resident {
 			if r.isReady() && r.snapshot.Close != nil && r.used.Before(since) {
 				oldest, since = key, r.used
