@@ -16,6 +16,7 @@ const (
 	fdBell
 	fdConsole
 	fdMemory
+	fdImage
 	fdState // of a restored machine only
 )
 
@@ -23,7 +24,6 @@ const (
 const (
 	jailKernel    = "/kernel"
 	jailInitramfs = "/initramfs"
-	jailImage     = "/image"
 	jailWork      = "/work"
 )
 
@@ -85,8 +85,8 @@ func (p plan) board() []string {
 		"-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(p.spec.CPUs),
 		"-m", size(p.spec.MemoryBytes),
-		"-object", fmt.Sprintf("memory-backend-file,id=memory,size=%s,mem-path=/proc/self/fd/%d,share=%s",
-			size(p.spec.MemoryBytes), fdMemory, onOff(p.shared)),
+		"-object", fmt.Sprintf("memory-backend-file,id=memory,size=%s,mem-path=%s,share=%s",
+			size(p.spec.MemoryBytes), descriptor(fdMemory), onOff(p.shared)),
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
 		// A state without a description of the machine: whoever saved it made it
 		// by the same function.
@@ -119,7 +119,7 @@ func (p plan) card() []string {
 // flush reaches the host's disk: nothing of a machine outlives its host.
 func (p plan) drives() []string {
 	args := []string{
-		"-blockdev", "driver=file,node-name=root-file,filename=" + jailImage + ",read-only=on,locking=off",
+		"-blockdev", "driver=file,node-name=root-file,filename=" + descriptor(fdImage) + ",read-only=on,locking=off",
 		"-blockdev", "driver=raw,node-name=" + rootNode + ",file=root-file,read-only=on",
 		"-device", "virtio-blk-device,drive=" + rootNode + ",serial=" + rootSerial,
 	}
@@ -132,6 +132,9 @@ func (p plan) drives() []string {
 	}
 	return append(args, "-device", "virtio-blk-device,drive="+nodeName(top)+",serial="+diskSerial)
 }
+
+// descriptor names a file that QEMU inherits.
+func descriptor(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func nodeName(i int) string { return diskNode + strconv.Itoa(i) }
 

@@ -51,6 +51,7 @@ type vm struct {
 	process *os.Process
 	control *os.File // held open while QEMU lives
 	uid     int
+	image   *os.File // the root
 	memory  *os.File
 	shared  bool // the memory's file is written to by the mapping
 	sealed  bool // the memory's file is shared with other machines
@@ -252,6 +253,11 @@ func (m *vm) prepare(s machine.Spec, continues bool) error {
 			return fmt.Errorf("make machine directory: %w", err)
 		}
 	}
+	image, err := os.Open(s.Image.File)
+	if err != nil {
+		return fmt.Errorf("open image: %w", err)
+	}
+	m.image = image
 	return m.group.Create(m.driver.limits(s, continues))
 }
 
@@ -300,7 +306,7 @@ func (m *vm) launch(state *os.File) (_ *exec.Cmd, err error) {
 	if err != nil {
 		return nil, err
 	}
-	inherited := append(files[:len(files):len(files)], m.memory)
+	inherited := append(files[:len(files):len(files)], m.memory, m.image)
 	if state != nil {
 		inherited = append(inherited, state)
 	}
@@ -539,7 +545,7 @@ func (m *vm) Destroy(ctx context.Context) error {
 	if m.bell != nil {
 		_ = m.bell.Close()
 	}
-	for _, f := range []*os.File{m.control, m.memory} {
+	for _, f := range []*os.File{m.control, m.memory, m.image} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -584,7 +590,6 @@ func (d *Driver) jailConfig(s machine.Spec, uid int, dir string, p plan) jail.Co
 		Root: jailRoot(dir), UID: uid, MaxFile: maxFile(s), Program: d.QEMU, Args: p.args(),
 		Mounts: []jail.Mount{
 			{Source: "/usr", Target: "/usr"}, {Source: "/lib", Target: "/lib"}, {Source: "/etc/ld.so.cache", Target: "/etc/ld.so.cache"},
-			{Source: s.Image.File, Target: jailImage},
 			{Source: workDir(dir), Target: jailWork, Write: true},
 		},
 		Devices: []jail.Device{{Name: "null", Major: 1, Minor: 3}, {Name: "urandom", Major: 1, Minor: 9}},

@@ -212,7 +212,7 @@ func readSaved(dir string, s machine.Spec) (saved, error) {
 	if err != nil {
 		return meta, fmt.Errorf("read snapshot: %w", err)
 	}
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	switch {
 	case err != nil:
 		return meta, err
@@ -240,9 +240,19 @@ func (m saved) write(dir string) error {
 	return nil
 }
 
+// imageAt is imageID of the file that has a name now.
+func imageAt(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("find image: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	return imageID(file)
+}
+
 // imageID tells one image file from another that has its name later.
-func imageID(path string) (string, error) {
-	info, err := os.Stat(path)
+func imageID(file *os.File) (string, error) {
+	info, err := file.Stat()
 	if err != nil {
 		return "", fmt.Errorf("find image: %w", err)
 	}

@@ -164,7 +164,7 @@ func (s *saving) write(ctx context.Context) error {
 	if err := linkAll(s.Dir, workDir(s.dir), disks); err != nil {
 		return err
 	}
-	image, err := imageID(s.spec.Image.File)
+	image, err := imageID(s.image)
 	if err != nil {
 		return err
 	}

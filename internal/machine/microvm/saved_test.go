@@ -37,7 +37,7 @@ func write(t *testing.T, path, text string) {
 
 func TestSavedComesBack(t *testing.T) {
 	s, _ := files(t)
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestSavedComesBack(t *testing.T) {
 // refused.
 func TestSavedIsRefused(t *testing.T) {
 	s, _ := files(t)
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	if err != nil {
 		t.Fatal(err)
 	}
