@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -33,11 +34,8 @@ const (
 	diskSerial = "atoll-disk"
 )
 
-// Names of block nodes.
-const (
-	rootNode = "root"
-	diskNode = "disk" // followed by its place in the chain
-)
+// rootNode is the image's block node; disks' are named after their files.
+const rootNode = "root"
 
 // Acceleration is how the guest's processors are made.
 type Acceleration string
@@ -127,29 +125,25 @@ func (p plan) drives() []string {
 	for i, file := range p.disks {
 		args = append(args,
 			"-blockdev", fmt.Sprintf("driver=file,node-name=%s-file,filename=%s/%s,read-only=%s,locking=off,discard=unmap,cache.no-flush=on",
-				nodeName(i), jailWork, file, onOff(i < top)),
-			"-blockdev", formatOf(i)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(i), onOff(i < top))+backing(i))
+				nodeName(file), jailWork, file, onOff(i < top)),
+			"-blockdev", formatOf(file)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(file), onOff(i < top))+below(p.disks[:i]))
 	}
-	return append(args, "-device", "virtio-blk-device,drive="+nodeName(top)+",serial="+diskSerial)
+	return append(args, "-device", "virtio-blk-device,drive="+nodeName(p.disks[top])+",serial="+diskSerial)
 }
 
 // descriptor names a file that QEMU inherits.
 func descriptor(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-func nodeName(i int) string { return diskNode + strconv.Itoa(i) }
+// nodeName is of a disk's file.
+func nodeName(file string) string { return strings.TrimSuffix(file, filepath.Ext(file)) }
 
-func formatOf(i int) string {
-	if i == 0 {
-		return "driver=raw"
-	}
-	return "driver=qcow2"
-}
+func formatOf(file string) string { return "driver=" + filepath.Ext(file)[1:] }
 
-func backing(i int) string {
-	if i == 0 {
+func below(chain []string) string {
+	if len(chain) == 0 {
 		return ""
 	}
-	return ",backing=" + nodeName(i-1)
+	return ",backing=" + nodeName(chain[len(chain)-1])
 }
 
 // start is what the machine does first.

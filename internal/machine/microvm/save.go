@@ -130,6 +130,9 @@ func (s *saving) run(ctx context.Context) (err error) {
 // prepare makes what can be made while the machine runs.
 func (s *saving) prepare(ctx context.Context) (err error) {
 	if s.Leave {
+		if err := s.boundChain(ctx); err != nil {
+			return err
+		}
 		s.top = diskName(s.disks)
 		if err := s.makeTop(ctx, s.top); err != nil {
 			return err
@@ -235,7 +238,7 @@ func (m *vm) makeTop(ctx context.Context, name string) error {
 // nobody's to write to any more.
 func (m *vm) addTop(ctx context.Context, name string) error {
 	n := len(m.disks)
-	node, below := nodeName(n), nodeName(n-1)
+	node, below := nodeName(name), nodeName(m.disks[n-1])
 	type object = map[string]any
 	for _, step := range []struct {
 		command   string
@@ -252,6 +255,8 @@ func (m *vm) addTop(ctx context.Context, name string) error {
 		{"blockdev-snapshot", object{"node": below, "overlay": node}},
 	} {
 		if err := m.monitor.run(ctx, step.command, step.arguments, nil); err != nil {
+			_ = m.forget(ctx, node) // as far as it is there; the next attempt has the same name
+			_ = m.forget(ctx, node+"-file")
 			return err
 		}
 	}
