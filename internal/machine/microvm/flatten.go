@@ -79,8 +79,7 @@ func (m *vm) stream(ctx context.Context, node string) error {
 	}
 }
 
-// surely runs a command also when ctx has ended: one that is given up would
-// cost the monitor.
+// surely runs a command also when ctx has ended.
 func (m *vm) surely(ctx context.Context, command string, arguments, result any) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
 	defer cancel()

@@ -144,19 +144,25 @@ func TestMonitorTakesNoAnswerInAdvance(t *testing.T) {
 }
 
 // The answer to a command that was given up is not taken for the next one's.
-func TestMonitorEndsWithAGivenUpCommand(t *testing.T) {
+func TestMonitorOutlivesAGivenUpCommand(t *testing.T) {
 	m, q, _ := monitored(t)
-	ctx, cancel := context.WithCancel(t.Context())
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			q.hear(t)
+			cancel()
+		}()
+		if err := m.run(ctx, "stop", nil, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v; want %v", err, context.Canceled)
+		}
+	}
 	go func() {
 		q.hear(t)
-		cancel()
+		q.say(t, `{"return": {"status": "the first's"}}`+"\n"+`{"error": {"desc": "the second's"}}`+"\n"+`{"return": {"status": "its own"}}`+"\n")
 	}()
-	if err := m.run(ctx, "stop", nil, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v; want %v", err, context.Canceled)
-	}
-	<-m.done
-	if err := m.run(within(t), "cont", nil, nil); !errors.Is(err, errMonitor) {
-		t.Errorf("the next command: %v; want %v", err, errMonitor)
+	var status struct{ Status string }
+	if err := m.run(within(t), "query-status", nil, &status); err != nil || status.Status != "its own" {
+		t.Errorf("%+v (%v)", status, err)
 	}
 }
 

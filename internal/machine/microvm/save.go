@@ -49,7 +49,7 @@ func (m *vm) halt(ctx context.Context) error {
 		return nil
 	}
 	if err := m.monitor.run(ctx, "stop", nil, nil); err != nil {
-		return err
+		return errors.Join(err, m.surely(ctx, "cont", nil, nil)) // it may be carried out yet
 	}
 	m.still = true
 	return nil
@@ -178,7 +178,7 @@ func (s *saving) write(ctx context.Context) error {
 	if err := meta.write(s.Dir); err != nil {
 		return err
 	}
-	return s.copier.copyAll()
+	return s.copier.copyAll(ctx)
 }
 
 // complete makes the copy of the memory what others can use.
@@ -254,7 +254,7 @@ func (m *vm) addTop(ctx context.Context, name string) error {
 		}},
 		{"blockdev-snapshot", object{"node": below, "overlay": node}},
 	} {
-		if err := m.monitor.run(ctx, step.command, step.arguments, nil); err != nil {
+		if err := m.surely(ctx, step.command, step.arguments, nil); err != nil {
 			_ = m.forget(ctx, node) // as far as it is there; the next attempt has the same name
 			_ = m.forget(ctx, node+"-file")
 			return err

@@ -143,7 +143,7 @@ func fakeTemplate(t *testing.T, in string, meta Template) {
 	if _, err := memory.WriteAt([]byte("memory"), chunk+12345); err != nil {
 		t.Fatal(err)
 	}
-	if meta.Digest, err = digestSaved(dir); err != nil {
+	if meta.Digest, err = digestSaved(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	meta.Format = templateFormat
@@ -184,7 +184,7 @@ func TestOpenOfTemplates(t *testing.T) {
 			dir := t.TempDir()
 			fakeTemplate(t, dir, Template{Key: keyA, MemoryBytes: 4 * chunk})
 			damage(t, filepath.Join(dir, keyA))
-			snapshot, err := newTemplates(t, dir).open(keyA)
+			snapshot, err := newTemplates(t, dir).open(t.Context(), keyA)
 			if name != "" {
 				if err == nil {
 					t.Error("opened")

@@ -248,7 +248,7 @@ const (
 
 // provide makes a template's memory available.
 func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *resident) {
-	r.snapshot, r.err = t.open(key)
+	r.snapshot, r.err = t.open(ctx, key)
 	if r.err != nil {
 		if !errors.Is(r.err, fs.ErrNotExist) {
 			t.log.Warn("a saved template is of no use; it is made again", "key", key, "error", r.err)
@@ -260,7 +260,7 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			}
 		}
 		if r.err == nil {
-			r.snapshot, r.err = t.open(key)
+			r.snapshot, r.err = t.open(ctx, key)
 		}
 		if r.err == nil {
 			t.trim()
@@ -333,7 +333,7 @@ func (t *Templates) trim() {
 }
 
 // open reads a template from disk and holds its memory.
-func (t *Templates) open(key string) (machine.Snapshot, error) {
+func (t *Templates) open(ctx context.Context, key string) (machine.Snapshot, error) {
 	dir := filepath.Join(t.dir, key)
 	meta, err := readTemplate(dir)
 	if err != nil {
@@ -347,7 +347,7 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 	if err := checkSize(file, meta.MemoryBytes); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("open template: %w", err)
 	}
-	memory, err := fillMemory(file)
+	memory, err := fillMemory(ctx, file)
 	if err != nil {
 		return machine.Snapshot{}, err
 	}
@@ -411,7 +411,7 @@ func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error
 		meta.Bytes, err = usedBytes(dir)
 	}
 	if err == nil {
-		meta.Digest, err = digestSaved(dir)
+		meta.Digest, err = digestSaved(ctx, dir)
 	}
 	if err == nil {
 		err = meta.write(dir)
@@ -428,13 +428,13 @@ func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error
 	return nil
 }
 
-func digestSaved(dir string) (string, error) {
+func digestSaved(ctx context.Context, dir string) (string, error) {
 	file, err := os.Open(filepath.Join(dir, savedMemory))
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = file.Close() }()
-	memory, err := fillMemory(file) // its holes are where the next reader's are
+	memory, err := fillMemory(ctx, file) // its holes are where the next reader's are
 	if err != nil {
 		return "", err
 	}
@@ -477,14 +477,14 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	if err := m.saveState(ctx, dir); err != nil {
 		return err
 	}
-	if err := saveFile(filepath.Join(dir, savedMemory), m.memory); err != nil {
+	if err := saveFile(ctx, filepath.Join(dir, savedMemory), m.memory); err != nil {
 		return err
 	}
 	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
 }
 
 // saveFile copies a machine's memory file to disk.
-func saveFile(path string, memory *os.File) (err error) {
+func saveFile(ctx context.Context, path string, memory *os.File) (err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -497,7 +497,7 @@ func saveFile(path string, memory *os.File) (err error) {
 	if err := file.Truncate(c.bytes); err != nil {
 		return err
 	}
-	return c.copyAll()
+	return c.copyAll(ctx)
 }
 
 // key names everything that is in a template.
