@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // flattenJob names QEMU's job.
@@ -81,7 +83,7 @@ func (m *vm) stream(ctx context.Context, node string) error {
 
 // surely runs a command also when ctx has ended.
 func (m *vm) surely(ctx context.Context, command string, arguments, result any) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 	defer cancel()
 	return m.monitor.run(ctx, command, arguments, result)
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // Name is the driver's name.
@@ -106,7 +107,7 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*vm) error
 	if err == nil {
 		return m, nil
 	}
-	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 	defer cancel()
 	err = errors.Join(err, m.Destroy(cleanup))
 	if m.link != nil {
@@ -138,7 +139,7 @@ func (d *Driver) Reattach(_ context.Context, st machine.State) (machine.Machine,
 		return nil, fmt.Errorf("reattach: state belongs to driver %q", st.Driver)
 	}
 	m := newMachine(d, st.ID, st.Dir)
-	m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
+	m.Finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
 	return m, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // stateFile is where QEMU writes the state of processors and devices, in the
@@ -18,14 +19,7 @@ const stateFile = "state"
 var errGone = errors.New("the machine has ended")
 
 // over reports whether the machine has ended, or does not run in this process.
-func (m *vm) over() bool {
-	select {
-	case <-m.done:
-		return true
-	default:
-		return m.monitor == nil
-	}
-}
+func (m *vm) over() bool { return m.Over() || m.monitor == nil }
 
 // Pause stops the guest's processors.
 func (m *vm) Pause(ctx context.Context) error {
@@ -116,7 +110,7 @@ func (s *saving) run(ctx context.Context) (err error) {
 		err = s.leave()
 	} else if !paused {
 		// Also when ctx has ended: nobody else would.
-		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
 		err = errors.Join(err, s.goOn(goOn))
 	}
@@ -149,7 +143,7 @@ func (s *saving) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	s.copier, err = newCopier(s.memory, s.process.Pid, s.vm.memory, !s.shared)
+	s.copier, err = newCopier(s.memory, s.PID(), s.vm.memory, !s.shared)
 	return err
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // A template is a machine that was saved when its agent had loaded the
@@ -128,7 +129,7 @@ func (t *Templates) freeGroups() error {
 		if maker, bad := strconv.Atoi(pid); !ok || bad != nil || unix.Kill(maker, 0) == nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(t.making, destroyPatience)
+		ctx, cancel := context.WithTimeout(t.making, process.Patience)
 		err = errors.Join(err, cgroup.Open(name).Remove(ctx))
 		cancel()
 	}
@@ -458,7 +459,7 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	}
 	m := newMachine(d, s.ID, s.Dir)
 	defer func() {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
 		if m.link != nil {
 			_ = m.link.Close()
