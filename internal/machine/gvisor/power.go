@@ -38,11 +38,12 @@ func (m *gvisorMachine) Pause(ctx context.Context) error {
 	if m.paused.Load() && m.alive() == nil {
 		return nil
 	}
-	if err := m.stopGuest(ctx); err != nil {
-		return err
+	undo := context.WithoutCancel(ctx)
+	if err := m.stopGuest(ctx); err != nil { // it may stand still all the same
+		return errors.Join(err, m.runGuest(undo))
 	}
 	if err := m.stopSentry(); err != nil {
-		return errors.Join(err, m.runSentry(), m.runGuest(ctx))
+		return errors.Join(err, m.runSentry(), m.runGuest(undo))
 	}
 	m.paused.Store(true)
 	return nil
@@ -72,7 +73,7 @@ func (m *gvisorMachine) Save(ctx context.Context, o machine.SaveOptions) (machin
 	begin := time.Now()
 	goOn, err := m.readyToSave(ctx, o)
 	if err != nil {
-		return machine.Snapshot{}, err
+		return machine.Snapshot{}, errors.Join(err, goOn())
 	}
 	saved := machine.Snapshot{Driver: Name, Dir: o.Dir}
 	err = m.runsc(ctx, checkpointArgs(m.id, o.Dir)...)
