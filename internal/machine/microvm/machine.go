@@ -94,7 +94,7 @@ func (m *vm) work(name string) string { return filepath.Join(workDir(m.dir), nam
 
 // boot starts the machine by booting its kernel.
 func (m *vm) boot(ctx context.Context, s machine.Spec) error {
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, false); err != nil {
 		return err
 	}
 	if err := makeBaseDisk(ctx, m.work(baseDisk), "", s.DiskBytes); err != nil {
@@ -114,7 +114,7 @@ func (m *vm) boot(ctx context.Context, s machine.Spec) error {
 // startFromTemplate starts a machine that was saved when it knew nothing of
 // its disks yet.
 func (m *vm) startFromTemplate(ctx context.Context, s machine.Spec) error {
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, true); err != nil {
 		return err
 	}
 	dir := s.Template.Dir
@@ -131,7 +131,7 @@ func (m *vm) restore(ctx context.Context, s machine.Spec, from machine.Snapshot)
 	if err != nil {
 		return err
 	}
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(s, from.Memory != ""); err != nil {
 		return err
 	}
 	if err := m.takeDisks(ctx, meta, from.Dir); err != nil {
@@ -226,15 +226,16 @@ func (m *vm) ring(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes what every machine needs.
-func (m *vm) prepare(s machine.Spec) error {
+// prepare makes what every machine needs. Its memory may be a view of what
+// others share.
+func (m *vm) prepare(s machine.Spec, shared bool) error {
 	m.spec = s
 	for _, dir := range []string{jailRoot(m.dir), workDir(m.dir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make machine directory: %w", err)
 		}
 	}
-	return m.group.Create(m.driver.limits(s))
+	return m.group.Create(m.driver.limits(s, shared))
 }
 
 // start runs QEMU. When ctx ends first, Destroy ends what was started.

@@ -161,8 +161,15 @@ func (d *Driver) check(s machine.Spec) error {
 	return nil
 }
 
-func (d *Driver) limits(s machine.Spec) cgroup.Limits {
+// limits are those of a machine's control group. Where the guest's memory is
+// a view of a memory file that others share, each page that it is the first to
+// write to counts twice: the kernel puts a page of zeros into the file, for
+// all, before it makes the copy that is written to.
+func (d *Driver) limits(s machine.Spec, shared bool) cgroup.Limits {
 	overhead := int64(overheadBytes)
+	if shared {
+		overhead += s.MemoryBytes
+	}
 	if d.Accel == TCG {
 		overhead += overheadTCG
 	}
