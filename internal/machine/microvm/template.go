@@ -33,7 +33,7 @@ import (
 // The files of a template, beside those of every snapshot.
 const (
 	templateMeta   = "template.json"
-	templateFormat = 1
+	templateFormat = 2
 	buildPrefix    = ".build-" // of directories that are not complete
 )
 
@@ -50,7 +50,7 @@ type Template struct {
 	Kernel      string       `json:"kernel"` // digest of the kernel's file
 	Bytes       int64        `json:"bytes"`  // on disk
 	Created     time.Time    `json:"created"`
-	Digest      string       `json:"digest"` // of state and memory, "sha256:…"
+	Digest      string       `json:"digest"` // of state, memory and disk, "sha256:…"
 	Format      int          `json:"format"`
 }
 
@@ -260,31 +260,48 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
 }
 
-// digestTemplate is of the state and of the memory, without its holes.
+// digestTemplate is of the state, of the memory and of the blank disk, without
+// their holes.
 func digestTemplate(dir string, memory *os.File) (string, error) {
 	state, err := os.ReadFile(filepath.Join(dir, savedState))
 	if err != nil {
 		return "", err
 	}
-	hash := sha256.New()
-	hash.Write(state)
-	info, err := memory.Stat()
+	blank, err := os.Open(blankDisk(dir))
 	if err != nil {
 		return "", err
 	}
-	c := &copier{base: memory, bytes: info.Size(), buffer: make([]byte, chunk)}
+	defer func() { _ = blank.Close() }()
+	hash := sha256.New()
+	hash.Write(state)
+	for _, file := range []*os.File{memory, blank} {
+		if err := digestContent(hash, file); err != nil {
+			return "", err
+		}
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// digestContent writes a file's size and all that is not zero in it.
+func digestContent(hash io.Writer, file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(hash, "\n%d:", info.Size())
+	c := &copier{base: file, bytes: info.Size(), buffer: make([]byte, chunk)}
 	for at := int64(0); at < c.bytes; at += chunk {
 		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
 		if err != nil {
-			return "", err
+			return err
 		}
-		if some {
-			fmt.Fprintf(hash, "%d:", at)
-			hash.Write(p)
+		if some && runOf(p, true) < len(p) {
+			_, _ = fmt.Fprintf(hash, "%d:", at)
+			_, _ = hash.Write(p)
 		}
 	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+	return nil
 }
 
 // build boots a machine, saves it and puts it into place, whole.

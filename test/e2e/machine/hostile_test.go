@@ -59,7 +59,10 @@ def port(name):  # a descriptor of the agent's, by pidfd_open and pidfd_getfd
 
 var attacks = []attack{
 	{id: "driver-card", what: "takes the network card from its driver and gives it back, again and again", lives: true, script: `
-rebind("virtio_net", 20)`},
+rebind("virtio_net", 20)
+for _ in range(3):
+    subprocess.run(["modprobe", "-r", "virtio_net"], check=True)
+    subprocess.run(["modprobe", "virtio_net"], check=True)`},
 	{id: "driver-rng", what: "the same with the source of random numbers", lives: true, script: `
 rebind("virtio_rng", 20)`},
 	{id: "driver-disk", what: "the same with the disks, which are in use", script: `
