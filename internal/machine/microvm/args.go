@@ -116,7 +116,9 @@ func (p plan) card() []string {
 
 // drives are the image and the chain of files that holds what was written: the
 // first is raw, each further one holds what differs from those before it. No
-// flush reaches the host's disk: nothing of a machine outlives its host.
+// flush reaches the host's disk: nothing of a machine outlives its host. A full
+// disk of the host's is an error for the guest; by default, QEMU would stop the
+// machine until somebody lets it go on.
 func (p plan) drives() []string {
 	args := []string{
 		"-blockdev", "driver=file,node-name=root-file,filename=" + jailImage + ",read-only=on,locking=off",
@@ -130,7 +132,7 @@ func (p plan) drives() []string {
 				nodeName(i), jailWork, file, onOff(i < top)),
 			"-blockdev", formatOf(i)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(i), onOff(i < top))+backing(i))
 	}
-	return append(args, "-device", "virtio-blk-device,drive="+nodeName(top)+",serial="+diskSerial)
+	return append(args, "-device", "virtio-blk-device,drive="+nodeName(top)+",serial="+diskSerial+",werror=report")
 }
 
 func nodeName(i int) string { return diskNode + strconv.Itoa(i) }
@@ -161,7 +163,7 @@ func (p plan) start() []string {
 // its first program's environment; what follows "--" are its arguments.
 func (p plan) commandLine() string {
 	words := []string{
-		"console=ttyS0", "loglevel=3", "panic=-1", "edd=off", "pci=off", "rdinit=/init",
+		"console=ttyS0", "loglevel=3", "panic=-1", "reboot=t", "edd=off", "pci=off", "rdinit=/init",
 		"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	if p.accel == TCG {

@@ -23,7 +23,7 @@ import (
 func TestEndsOfVMs(t *testing.T) {
 	for name, c := range map[string]struct{ script, detail, says string }{
 		"panic": {
-			`printf '\033[31mred\033[0m\302\233 words\n' > /dev/kmsg; echo c > /proc/sysrq-trigger`,
+			`printf '\033[31mred\033[0m\302\233 words\n' > /dev/ttyS0; echo c > /proc/sysrq-trigger`,
 			"the guest's kernel panicked", "Kernel panic - not syncing: sysrq triggered crash",
 		},
 		"reboot":    {"echo b > /proc/sysrq-trigger", "the guest rebooted", ""},
@@ -109,7 +109,9 @@ func TestGuestOutOfMemory(t *testing.T) {
 	v := startVM(t, unread(t))
 	var status api.ProcessStatus
 	pid := v.spawn(t, "python3", "-c", "kept = []\nwhile True: kept.append(b'x' * (1 << 20))")
-	v.call(t, "processWait", api.PIDParams{PID: pid}, &status)
+	if err := v.tryCall("processWait", api.PIDParams{PID: pid}, &status); err != nil {
+		t.Fatalf("%v; it ended with %+v", err, v.exit(t))
+	}
 	if status.Success || status.Signal == nil && status.Code == 0 {
 		t.Errorf("it ended with %+v", status)
 	}
@@ -140,7 +142,7 @@ func TestQEMUOutOfMemory(t *testing.T) {
 // A guest that fills its disk is told so, and goes on.
 func TestGuestFillsItsDisk(t *testing.T) {
 	v := startVM(t, unread(t))
-	v.do(t, `! dd if=/dev/zero of=/home/app/full bs=1M 2> /tmp/dd && grep -q "No space left" /tmp/dd`)
+	v.do(t, `! dd if=/dev/zero of=/home/app/full bs=1M 2> /dev/shm/dd && grep -q "No space left" /dev/shm/dd`)
 	v.do(t, `rm /home/app/full && echo kept > /home/app/kept && sync && grep -q kept /home/app/kept`)
 }
 
