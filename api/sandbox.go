@@ -46,6 +46,9 @@ type SandboxConfig struct {
 	Port      *int              `json:"port,omitempty"`
 	Debug     *bool             `json:"debug,omitempty"` // the client's own; ignored
 	Isolation string            `json:"isolation,omitempty"`
+
+	IdlePause       string `json:"idle_pause,omitempty"`         // "10m": paused after so long without activity; empty is never (Atoll's addition)
+	IdlePauseToDisk *bool  `json:"idle_pause_to_disk,omitempty"` // then to disk (Atoll's addition)
 }
 
 // Sandbox status values.
@@ -67,8 +70,14 @@ type Sandbox struct {
 	MemoryMiB  int    `json:"memoryMiB"`
 	Isolation  string `json:"isolation"`
 	Timeout    string `json:"timeout"`    // "session" or "duration"
-	StopAt     *Date  `json:"stopAt"`     // nil for "session"
+	StopAt     *Date  `json:"stopAt"`     // nil for "session", and while the machine stands still
 	StopReason string `json:"stopReason"` // empty while it runs
+
+	Power           string `json:"power,omitempty"`           // PowerRunning, PowerPaused or PowerSuspended; empty when it has stopped
+	RemainingMS     *int64 `json:"remainingMs,omitempty"`     // of a "duration" while the machine stands still, and time with it
+	IdlePause       string `json:"idlePause,omitempty"`       // see SandboxConfig
+	IdlePauseToDisk bool   `json:"idlePauseToDisk,omitempty"` //
+	ForkedFrom      string `json:"forkedFrom,omitempty"`      // id of the sandbox that it continues
 }
 
 // Reasons why a sandbox stopped, in Sandbox.StopReason and, as text, in the
@@ -83,10 +92,13 @@ const (
 	StopFailed        = "start_failed"   // it never ran
 )
 
-// PatchSandbox changes a running sandbox: its lifetime, its network, or both.
+// PatchSandbox changes a running sandbox: its lifetime, its network, when it
+// is paused by itself. All fields but the first are Atoll's additions.
 type PatchSandbox struct {
-	StopAtMS *int64       `json:"stop_at_ms,omitempty"`
-	AllowNet OptionalList `json:"allow_net,omitzero"` // replaces the allow-list (Atoll's addition)
+	StopAtMS        *int64       `json:"stop_at_ms,omitempty"`
+	AllowNet        OptionalList `json:"allow_net,omitzero"`  // replaces the allow-list
+	IdlePause       OptionalText `json:"idle_pause,omitzero"` // as in SandboxConfig
+	IdlePauseToDisk *bool        `json:"idle_pause_to_disk,omitempty"`
 }
 
 // PatchSandboxResult is what was granted; fields that were not asked for are
@@ -94,6 +106,9 @@ type PatchSandbox struct {
 type PatchSandboxResult struct {
 	StopAtMS int64          `json:"stop_at_ms,omitempty"`
 	Network  *NetworkPolicy `json:"network,omitempty"`
+
+	IdlePause       OptionalText `json:"idle_pause,omitzero"`          // with either field of the idle policy; null is never
+	IdlePauseToDisk *bool        `json:"idle_pause_to_disk,omitempty"` //
 }
 
 // Error is the body of every failed HTTP call.

@@ -36,8 +36,12 @@ type CreateOptions struct {
 	// Secrets are, by the name of the variable that holds the placeholder,
 	// values that the sandbox uses without seeing them.
 	Secrets map[string]api.Secret
-	Root    string
-	Volumes map[string]string // mount path → volume
+	// IdlePause is after how long without activity the sandbox is paused; it is
+	// rounded up to whole seconds, and 0 is never.
+	IdlePause       time.Duration
+	IdlePauseToDisk bool
+	Root            string
+	Volumes         map[string]string // mount path → volume
 }
 
 func (o CreateOptions) config() api.SandboxConfig {
@@ -51,8 +55,10 @@ func (o CreateOptions) config() api.SandboxConfig {
 		Isolation: o.Isolation,
 	}
 	if o.Timeout > 0 {
-		seconds := (o.Timeout + time.Second - 1) / time.Second
-		c.Timeout = strconv.FormatInt(int64(seconds), 10) + "s"
+		c.Timeout = seconds(o.Timeout)
+	}
+	if o.IdlePause > 0 {
+		c.IdlePause, c.IdlePauseToDisk = seconds(o.IdlePause), &o.IdlePauseToDisk
 	}
 	if o.MemoryMiB != 0 {
 		c.MemoryMB = &o.MemoryMiB
@@ -64,6 +70,11 @@ func (o CreateOptions) config() api.SandboxConfig {
 		c.Volumes, _ = json.Marshal(o.Volumes)
 	}
 	return c
+}
+
+// seconds writes a length of time as the API reads it, rounded up.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10) + "s"
 }
 
 // Create makes a sandbox and connects to it as its primary client. ctx bounds
@@ -78,7 +89,8 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 	return s.dial(ctx, "/api/v3/sandboxes/create", header, "")
 }
 
-// Connect opens a further connection to a running sandbox. ctx bounds the
+// Connect opens a further connection to a running sandbox, and resumes one
+// that is paused. ctx bounds the
 // handshake only.
 func (s *Sandboxes) Connect(ctx context.Context, id string) (*Sandbox, error) {
 	return s.dial(ctx, sandboxPath(id)+"/connect", s.client.header(), id)

@@ -61,6 +61,7 @@ func (c *Conn) run(parent context.Context) {
 			c.send([]byte(api.PongText))
 			continue
 		}
+		c.server.wake(c.sandbox)
 		c.dispatch(ctx, msg)
 	}
 	cancel()

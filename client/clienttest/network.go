@@ -60,7 +60,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var patch api.PatchSandbox
-	if json.NewDecoder(r.Body).Decode(&patch) != nil || patch.StopAtMS == nil && !patch.AllowNet.Given {
+	if json.NewDecoder(r.Body).Decode(&patch) != nil || patch.StopAtMS == nil && !patch.AllowNet.Given && !patch.IdlePause.Given && patch.IdlePauseToDisk == nil {
 		fail(w, http.StatusBadRequest, "INVALID_BODY", "there is nothing to change.")
 		return
 	}
@@ -78,6 +78,9 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request) {
 		policy := sb.policy
 		s.mu.Unlock()
 		out.Network = &policy
+	}
+	if patch.IdlePause.Given || patch.IdlePauseToDisk != nil {
+		s.setIdle(sb, patch, &out)
 	}
 	_ = json.NewEncoder(w).Encode(out)
 }

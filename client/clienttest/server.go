@@ -85,6 +85,9 @@ func New(dir string) *Server {
 	mux.HandleFunc("PATCH /api/v3/sandbox/{id}", s.patch)
 	mux.HandleFunc("GET /api/v3/sandbox/{id}/network", s.network)
 	mux.HandleFunc("GET /api/v3/sandbox/{id}/audit", s.audit)
+	mux.HandleFunc("POST /api/v3/sandbox/{id}/pause", s.pause)
+	mux.HandleFunc("POST /api/v3/sandbox/{id}/resume", s.resume)
+	mux.HandleFunc("POST /api/v3/sandbox/{id}/fork", s.fork)
 	mux.HandleFunc("GET /api/v2/sandboxes", s.list)
 	s.http = httptest.NewServer(s.authorized(mux))
 	s.URL = s.http.URL
@@ -173,6 +176,7 @@ func (s *Server) add(config api.SandboxConfig) (*sandbox, error) {
 			ID: id, Region: "ord", Status: api.StatusRunning, Labels: config.Labels,
 			CreatedAt: api.Date{Time: time.Unix(1700000000+int64(s.created), 0)},
 			MemoryMiB: api.DefaultMemoryMiB, Isolation: "fake", Timeout: "session",
+			Power: api.PowerRunning, IdlePause: config.IdlePause, IdlePauseToDisk: config.IdlePauseToDisk != nil && *config.IdlePauseToDisk,
 		},
 	}
 	for k, v := range config.Env {
@@ -197,6 +201,7 @@ func (s *Server) add(config api.SandboxConfig) (*sandbox, error) {
 
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	if sb := s.find(w, r); sb != nil {
+		s.wake(sb)
 		s.serve(w, r, sb, false)
 	}
 }
@@ -228,7 +233,7 @@ func (s *Server) end(sb *sandbox, reason string) {
 		s.mu.Unlock()
 		return
 	}
-	sb.info.Status, sb.info.StopReason = api.StatusStopped, reason
+	sb.info.Status, sb.info.StopReason, sb.info.Power = api.StatusStopped, reason, ""
 	sb.info.StoppedAt = &api.Date{Time: sb.info.CreatedAt.Time}
 	sb.tell()
 	s.mu.Unlock()
@@ -302,8 +307,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sb *sandbox, prim
 	c.run(ctx)
 	s.mu.Lock()
 	delete(sb.conns, c)
+	suspended := sb.info.Power == api.PowerSuspended
 	s.mu.Unlock()
-	if primary && sb.session {
+	if primary && sb.session && !suspended {
 		s.end(sb, api.StopSessionClosed)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 	"github.com/atollhq/atoll/internal/machine/microvm/jail"
 	"github.com/atollhq/atoll/internal/private"
 	"github.com/atollhq/atoll/internal/shim"
@@ -67,7 +68,7 @@ func run() error {
 	}
 	_ = os.Stdin.Close()
 	log := newLogger(spec)
-	err := confine(spec.ID)
+	err := confine(spec)
 	var parts shim.Parts
 	if err == nil {
 		parts, err = assemble(spec, log)
@@ -81,10 +82,15 @@ func run() error {
 
 // confine puts this process, and with it all that it starts, into a group of
 // its own. Package launch removes it.
-func confine(id string) error {
+func confine(spec wire.Spec) error {
 	debug.SetMemoryLimit(softMemory)
-	group := cgroup.Open(cgroup.ShimName(id))
-	if err := group.Create(cgroup.Limits{MemoryBytes: memoryLimit, PIDs: maxTasks}); err != nil {
+	limits := cgroup.Limits{MemoryBytes: memoryLimit, PIDs: maxTasks}
+	if spec.Driver == microvm.Name {
+		// A fork is a copy of the guest's memory in a memory file of this process.
+		limits.MemoryBytes += shim.MaxForks * spec.MemoryBytes
+	}
+	group := cgroup.Open(cgroup.ShimName(spec.ID))
+	if err := group.Create(limits); err != nil {
 		return err
 	}
 	return group.Enter(os.Getpid())
@@ -107,7 +113,7 @@ func assemble(spec wire.Spec, log *slog.Logger) (shim.Parts, error) {
 	if err != nil {
 		return shim.Parts{}, err
 	}
-	parts := shim.Parts{Driver: driver, Network: shim.Network(), Log: log}
+	parts := shim.Parts{Driver: driver, Network: wire.Network(), Log: log}
 	var record audit.Log
 	if file := newAudit(spec, log); file != nil {
 		record, parts.Audit = file, file
@@ -131,8 +137,17 @@ func newAudit(spec wire.Spec, log *slog.Logger) *audit.File {
 }
 
 func newDriver(spec wire.Spec, log *slog.Logger) (machine.Driver, error) {
-	if spec.Driver != gvisor.Name {
+	switch spec.Driver {
+	case gvisor.Name:
+		return gvisor.New(spec.Runsc, log), nil
+	case microvm.Name:
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find the jail: %w", err)
+		}
+		accel, _ := microvm.Accelerate() // why not is said by the daemon, once
+		return microvm.New(microvm.Config{QEMU: spec.QEMU, Jail: self, Accel: accel, Log: log}), nil
+	default:
 		return nil, fmt.Errorf("no machine driver %q on this host", spec.Driver)
 	}
-	return gvisor.New(spec.Runsc, log), nil
 }

@@ -28,7 +28,7 @@ var levels = map[string]int{
 	"internal/shim": 4,
 	// The domain, and who speaks for it.
 	"internal/sandbox": 5,
-	"internal/relay":   6, "internal/shim/launch": 6, // the daemon's side of the shim, behind an interface of the domain
+	"internal/relay":   6, "internal/shim/launch": 6, "internal/isolation": 6, // the daemon's side of the shim, behind an interface of the domain
 	"internal/httpapi": 7, "internal/ingress": 7,
 	"internal/serve": 8,
 	// Users of the server. The agent stands alone, inside the machine.

@@ -72,6 +72,10 @@ func onlyV2(root string) bool {
 // v1Limited are the v1 hierarchies in which a limit is set.
 var v1Limited = []string{"memory", "cpu", "pids"}
 
+// v1Counter is the v1 hierarchy that counts processor time. Not every host has
+// it.
+const v1Counter = "cpuacct"
+
 // Path is the group's path as runtimes want it: relative to a hierarchy's
 // root, with a leading slash.
 func (g *Group) Path() string { return "/" + g.name }
@@ -115,7 +119,18 @@ func (g *Group) createV1(l Limits) error {
 			return err
 		}
 	}
+	if g.counts() {
+		if err := os.MkdirAll(filepath.Join(g.root, v1Counter, g.name), 0o755); err != nil {
+			return fmt.Errorf("make control group: %w", err)
+		}
+	}
 	return nil
+}
+
+// counts reports whether the host counts processor time on v1.
+func (g *Group) counts() bool {
+	_, err := os.Stat(filepath.Join(g.root, v1Counter))
+	return err == nil
 }
 
 // setting is one file of a group and what to write to it.
@@ -186,7 +201,11 @@ func (g *Group) Enter(pid int) error {
 	dirs := []string{filepath.Join(g.root, g.name)}
 	if !g.v2 {
 		dirs = dirs[:0]
-		for _, controller := range v1Limited {
+		controllers := v1Limited
+		if g.counts() {
+			controllers = append(controllers[:len(controllers):len(controllers)], v1Counter)
+		}
+		for _, controller := range controllers {
 			dirs = append(dirs, filepath.Join(g.root, controller, g.name))
 		}
 	}

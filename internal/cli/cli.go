@@ -72,7 +72,7 @@ directory of a server on this host.`,
 	g.addFlags(root.PersistentFlags())
 	root.AddCommand(
 		newRun(g, io), newCreate(g, io), newList(g, io), newExec(g, io), newCopy(g, io),
-		newKill(g, io), newExtend(g, io), newPolicy(g, io), newAudit(g, io), newEnv(g, io), newToken(g, io), newImage(g, io), newDoctor(g, io), newVersion(g, io),
+		newKill(g, io), newExtend(g, io), newPause(g, io), newResume(g, io), newIdle(g, io), newFork(g, io), newPolicy(g, io), newAudit(g, io), newEnv(g, io), newToken(g, io), newImage(g, io), newTemplate(g, io), newDoctor(g, io), newVersion(g, io),
 		newExitCodesTopic(),
 	)
 	if io.Serve != nil {

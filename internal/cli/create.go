@@ -26,6 +26,7 @@ type sandboxOptions struct {
 	region    string
 	isolation string
 	network   networkOptions
+	idle      idleOptions
 }
 
 func (o *sandboxOptions) addFlags(f *pflag.FlagSet, timeout, timeoutHelp string) {
@@ -37,19 +38,21 @@ func (o *sandboxOptions) addFlags(f *pflag.FlagSet, timeout, timeoutHelp string)
 	f.StringVar(&o.region, "region", "", "region (default: the server's)")
 	f.StringVar(&o.isolation, "isolation", "", `"auto", "gvisor" or "microvm" (default: the server's)`)
 	o.network.addFlags(f)
+	o.idle.addFlags(f)
 }
 
 // build turns the flags into a request.
 func (o *sandboxOptions) build(getenv func(string) string) (client.CreateOptions, error) {
-	c := client.CreateOptions{Region: o.region, Isolation: o.isolation}
-	var errTimeout, errMemory, errLabel, errEnv, errAllow, errSecret error
+	c := client.CreateOptions{Region: o.region, Isolation: o.isolation, IdlePauseToDisk: o.idle.toDisk}
+	var errTimeout, errIdle, errMemory, errLabel, errEnv, errAllow, errSecret error
 	c.Timeout, errTimeout = parseTimeout(o.timeout)
+	c.IdlePause, errIdle = o.idle.read()
 	c.MemoryMiB, errMemory = parseMemory(o.memory)
 	c.Labels, errLabel = parsePairs("--label", o.labels, nil)
 	c.Env, errEnv = parsePairs("--env", o.env, getenv)
 	c.AllowNet, errAllow = allowNet(o.network.allow)
 	c.Secrets, errSecret = o.network.read(getenv)
-	if err := errors.Join(errTimeout, errMemory, errLabel, errEnv, errAllow, errSecret); err != nil {
+	if err := errors.Join(errTimeout, errIdle, errMemory, errLabel, errEnv, errAllow, errSecret); err != nil {
 		return c, &usageError{err}
 	}
 	return c, nil

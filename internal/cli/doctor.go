@@ -2,14 +2,18 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/atollhq/atoll/client"
 	"github.com/atollhq/atoll/internal/cli/doctor"
+	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/internal/isolation"
 )
 
 // doctorReport is what doctor prints with --json.
@@ -21,6 +25,7 @@ type doctorReport struct {
 type doctorOptions struct {
 	*global
 	imageDir string
+	trial    bool
 }
 
 func newDoctor(g *global, io IO) *cobra.Command {
@@ -29,12 +34,15 @@ func newDoctor(g *global, io IO) *cobra.Command {
 		Use:   "doctor",
 		Short: "Say what this host can and cannot do, and how to mend it",
 		Long: `Doctor looks at this host and changes nothing. It exits with 1 when something
-is found without which no sandbox can run. With --json it prints an object
-with the fields ok and checks (name, status, detail, remedy).`,
+is found without which no sandbox can run. With --trial it also boots a
+microVM, which takes about a second, without KVM many, and removes it again.
+With --json it prints an object with the fields ok and checks (name, status,
+detail, remedy).`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
 	}
 	cmd.Flags().StringVar(&o.imageDir, "image-dir", "", "directory of images (default: the server's)")
+	cmd.Flags().BoolVar(&o.trial, "trial", false, "boot a microVM, too")
 	return cmd
 }
 
@@ -43,18 +51,24 @@ func runDoctor(ctx context.Context, o *doctorOptions, io IO) error {
 	if o.imageDir != "" {
 		settings.ImageDir = o.imageDir
 	}
-	checks := doctor.Run(ctx, doctor.Host{
-		Root:    "/",
-		Data:    settings.Data(),
-		Image:   settings.ImageFiles(),
-		Listen:  settings.Listen,
-		Network: settings.Network,
-		UID:     os.Geteuid(),
-		BinDirs: binDirs(settings.BinDir),
+	host := doctor.Host{
+		Root:      "/",
+		Data:      settings.Data(),
+		Image:     settings.ImageFiles(),
+		Listen:    settings.Listen,
+		Isolation: settings.Isolation,
+		Network:   settings.Network,
+		UID:       os.Geteuid(),
+		BinDirs:   binDirs(settings.BinDir),
 
 		Settings: wrong,
 		Ping:     func(ctx context.Context) error { return ping(ctx, o.global, io) },
-	})
+		Examine:  func(ctx context.Context) isolation.Host { return isolation.Examine(ctx, settings) },
+	}
+	if o.trial {
+		host.Try = func(ctx context.Context) (time.Duration, error) { return trial(ctx, settings) }
+	}
+	checks := doctor.Run(ctx, host)
 	healthy := doctor.Healthy(checks)
 	if o.json {
 		if err := printJSON(io.Out, doctorReport{healthy, checks}); err != nil {
@@ -92,6 +106,17 @@ func binDirs(configured string) []string {
 		exe = real
 	}
 	return []string{filepath.Dir(exe)}
+}
+
+// trial boots a microVM with the programs that a server would use.
+func trial(ctx context.Context, settings config.Server) (time.Duration, error) {
+	dirs := binDirs(settings.BinDir)
+	if len(dirs) == 0 {
+		return 0, errors.New("the programs are not found")
+	}
+	return isolation.Try(ctx, settings, isolation.Programs{
+		Shim: filepath.Join(dirs[0], "atoll-shim"), Agent: filepath.Join(dirs[0], "atoll-agent"),
+	})
 }
 
 func ping(ctx context.Context, g *global, io IO) error {

@@ -239,6 +239,9 @@ func endOf(err error) error {
 		return withHint(errors.New("the sandbox ran out of memory"), "give it more with --memory")
 	case "sandbox killed":
 		return errors.New("the sandbox was killed")
+	case "sandbox paused":
+		return withHint(errors.New("the sandbox was paused to disk; its command stands still, too"),
+			`any connection resumes it, but not the command's streams`)
 	case "server restarting":
 		return withHint(errors.New("the server stopped; the sandbox goes on without it"),
 			`"atoll list" shows it once the server is back, unless it was one of "atoll run"`)

@@ -31,8 +31,9 @@ func newList(g *global, io IO) *cobra.Command {
 		Short:   "List sandboxes",
 		Long: `List shows the running sandboxes, with --all also those that stopped lately.
 With --json it prints an array of objects with the fields id, createdAt,
-stoppedAt, region, status, labels, memoryMiB, isolation, timeout, stopAt and
-stopReason.`,
+stoppedAt, region, status, labels, memoryMiB, isolation, timeout, stopAt,
+stopReason, power, remainingMs, idlePause, idlePauseToDisk and forkedFrom; of
+the last five, those without a value are absent.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runList(cmd.Context(), o, io) },
 	}
@@ -85,6 +86,9 @@ func statusText(s api.Sandbox) string {
 	if s.StopReason != "" {
 		return s.Status + " (" + s.StopReason + ")"
 	}
+	if s.Status == api.StatusRunning {
+		return cmp.Or(s.Power, s.Status)
+	}
 	return s.Status
 }
 
@@ -92,6 +96,8 @@ func endsText(s api.Sandbox, now time.Time) string {
 	switch {
 	case s.StoppedAt != nil:
 		return age(now.Sub(s.StoppedAt.Time)) + " ago"
+	case s.RemainingMS != nil:
+		return age(time.Duration(*s.RemainingMS)*time.Millisecond) + " left"
 	case s.StopAt != nil:
 		return "in " + age(s.StopAt.Sub(now))
 	}

@@ -23,8 +23,9 @@ import (
 
 // Isolation values.
 const (
-	IsolationAuto   = "auto"
-	IsolationGvisor = "gvisor"
+	IsolationAuto    = "auto"
+	IsolationGvisor  = "gvisor"
+	IsolationMicrovm = "microvm"
 )
 
 // NoRoots as Network.ExtraRoots adds no certificates to any sandbox.
@@ -41,6 +42,7 @@ type Server struct {
 	ImageDir  string // empty is DataDir's own
 	Image     string
 	Isolation string
+	QEMU      string // path; empty looks for it in PATH
 
 	Limits           Limits
 	MaxExtend        time.Duration
@@ -70,6 +72,7 @@ type Limits struct {
 	Sandboxes        int
 	Starts           int // at the same time; 0 is twice the cores
 	Spares           int // kept started ahead
+	Forks            int // children of one fork
 	FreeMemoryMiB    int // of the host, below which nothing starts
 }
 
@@ -156,6 +159,7 @@ func defaultLimits() Limits {
 		Sandboxes:        1000,
 		FreeMemoryMiB:    512,
 		Spares:           2,
+		Forks:            api.DefaultMaxForks,
 	}
 }
 
@@ -170,14 +174,6 @@ func (s Server) ImageFiles() layout.Image {
 		dir = s.Data().Images()
 	}
 	return layout.Image{Dir: dir, Name: strings.TrimPrefix(s.Image, "builtin:")}
-}
-
-// Driver is the machine driver that Isolation stands for on this host.
-func (s Server) Driver() string {
-	if s.Isolation == IsolationAuto {
-		return IsolationGvisor
-	}
-	return s.Isolation
 }
 
 // StartLimit is how many sandboxes may start at the same time.

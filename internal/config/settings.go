@@ -39,7 +39,8 @@ func serverSettings() []Setting {
 		{"bin_dir", "directory of atoll-shim, atoll-agent and runsc; empty is the directory of this program", func(s *Server) value { return text(&s.BinDir) }},
 		{"image_dir", "directory of images; empty is images in the data directory", func(s *Server) value { return text(&s.ImageDir) }},
 		{"image", "image that sandboxes boot from", func(s *Server) value { return text(&s.Image) }},
-		{"isolation", "how sandboxes are isolated: auto or gvisor", func(s *Server) value { return text(&s.Isolation) }},
+		{"isolation", "how sandboxes are isolated: gvisor; microvm, which without KVM is several times slower; auto is microvm where this host has KVM and a trial at the server's start works, else gvisor", func(s *Server) value { return text(&s.Isolation) }},
+		{"qemu", "path of qemu-system-x86_64, below /usr, for microvm; empty looks for it in PATH", func(s *Server) value { return text(&s.QEMU) }},
 	}
 }
 
@@ -55,7 +56,8 @@ func limitSettings() []Setting {
 		{"max_sandboxes_per_org", "running sandboxes of one organisation; 0 is unlimited", func(s *Server) value { return number(&s.Limits.SandboxesPerOrg) }},
 		{"max_sandboxes", "running sandboxes of the server", func(s *Server) value { return number(&s.Limits.Sandboxes) }},
 		{"max_starts", "sandboxes that start at the same time, others wait; 0 is twice the number of cores", func(s *Server) value { return number(&s.Limits.Starts) }},
-		{"spares", "sandboxes of the default size that are kept started ahead, so that the next creation takes milliseconds; each costs about 20 MiB", func(s *Server) value { return number(&s.Limits.Spares) }},
+		{"spares", "sandboxes of the default size that are kept started ahead, so that the next creation takes milliseconds; each costs about 20 MiB, a microVM about 70", func(s *Server) value { return number(&s.Limits.Spares) }},
+		{"max_forks", "children that one fork may make at once", func(s *Server) value { return number(&s.Limits.Forks) }},
 		{"min_free_memory", "available memory of the host below which no sandbox starts, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
 	}
 }
@@ -64,7 +66,7 @@ func lifetimeSettings() []Setting {
 	return []Setting{
 		{"max_extend", "how far one extension may move a sandbox's end, counted from now", func(s *Server) value { return duration(&s.MaxExtend) }},
 		{"max_lifetime", "longest lifetime that a sandbox may ask for when it is created; 0 is unlimited", func(s *Server) value { return duration(&s.MaxLifetime) }},
-		{"session_grace", "how long a sandbox with the lifetime \"session\" waits for a client after the server restarted", func(s *Server) value { return duration(&s.SessionGrace) }},
+		{"session_grace", "how long a sandbox with the lifetime \"session\" waits for a client after the server restarted, after it was resumed without one, and as a fork", func(s *Server) value { return duration(&s.SessionGrace) }},
 		{"stop_timeout", "how long the server waits for each of its parts when it stops", func(s *Server) value { return duration(&s.StopTimeout) }},
 		{"stop_sandboxes", "yes to stop all sandboxes with the server; no lets them go on until it is back", func(s *Server) value { return yesNo(&s.StopSandboxes) }},
 		{"client_dead_after", "a client that shows no sign of life for so long is disconnected", func(s *Server) value { return duration(&s.ClientDeadAfter) }},

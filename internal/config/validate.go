@@ -62,7 +62,8 @@ func (s Server) checkServer(c *checklist) {
 		c.require(regionName.MatchString(r), "region", "%q is not three lower-case letters", r)
 	}
 	c.require(imageName.MatchString(s.Image), "image", "%q is not the name of an image", s.Image)
-	c.require(s.Isolation == IsolationAuto || s.Isolation == IsolationGvisor, "isolation", "%q is none of auto, gvisor", s.Isolation)
+	c.require(slices.Contains([]string{IsolationAuto, IsolationGvisor, IsolationMicrovm}, s.Isolation), "isolation", "%q is none of auto, gvisor, microvm", s.Isolation)
+	c.require(s.QEMU == "" || strings.HasPrefix(filepath.Clean(s.QEMU), "/usr/"), "qemu", "must be a path below /usr, which is all of the host that QEMU sees")
 }
 
 func validURL(s string) bool {
@@ -82,6 +83,7 @@ func (l Limits) check(c *checklist) {
 	c.require(l.Sandboxes >= 1, "max_sandboxes", "must be at least 1")
 	c.require(l.Starts >= 0, "max_starts", "must not be negative")
 	c.require(l.Spares >= 0, "spares", "must not be negative")
+	c.require(l.Forks >= 1, "max_forks", "must be at least 1")
 	c.require(l.FreeMemoryMiB >= 0, "min_free_memory", "must not be negative")
 }
 

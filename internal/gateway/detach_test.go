@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -140,6 +141,31 @@ func TestNamesStayKnown(t *testing.T) {
 	s.gw.Detach()
 	replug(t, &s, machine.NICTap)
 	answers(t, dial(t, s, net.JoinHostPort(net.IP(addr[:]).String(), "80")))
+}
+
+// TestNamesContinue: in a copy of the machine, an address leads where it led,
+// whatever other names are asked for.
+func TestNamesContinue(t *testing.T) {
+	list := func(c *Config) { c.Policy.Allow = parse(t, "a.test", "b.test") }
+	parent, child := start(t, machine.NICTap, 1500, list), start(t, machine.NICTap, 1500, list)
+	known, _ := parent.gw.names.Assign("a.test")
+	child.gw.Detach()
+	if err := child.gw.ContinueNames(parent.gw.Names()); err != nil {
+		t.Fatal(err)
+	}
+	replug(t, &child, machine.NICTap)
+	child.world.Name("a.test", public4)
+	child.world.Name("b.test", "93.184.216.35")
+	child.world.ServeTCP(public4+":80", gatewaytest.Echo)
+	resolver, err := child.guest.DialUDP("10.11.12.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := lookup(t, resolver, "b.test.")
+	if other := netip.AddrFrom4(msg.Answers[0].Body.(*dnsmessage.AResource).A); other == known {
+		t.Errorf("%s stands for another name", known)
+	}
+	answers(t, dial(t, child, netip.AddrPortFrom(known, 80).String()))
 }
 
 func TestClosedGatewayTakesNoCard(t *testing.T) {

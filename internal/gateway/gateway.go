@@ -160,6 +160,13 @@ func (g *Gateway) nameOf(addr netip.Addr) (name string, virtual bool) {
 	return name, true
 }
 
+// Names is what the guest's virtual addresses stand for.
+func (g *Gateway) Names() names.State { return g.names.State() }
+
+// ContinueNames has virtual addresses stand for what they stood for in another
+// gateway, whose guest this one's continues. It comes before Attach.
+func (g *Gateway) ContinueNames(st names.State) error { return g.names.Continue(st) }
+
 // byName reports whether connections to a name must be known by it.
 func (g *Gateway) byName(name string) bool {
 	return g.judge.listed() || g.strict || g.opener.Secrets().Covers(name)

@@ -21,6 +21,11 @@ type Sandboxes interface {
 	Extend(ctx context.Context, org, id string, want time.Time) (time.Time, error)
 	Network(ctx context.Context, org, id string) (api.NetworkPolicy, error)
 	SetNetwork(ctx context.Context, org, id string, allow *[]string) (api.NetworkPolicy, error)
+	Pause(ctx context.Context, org, id string, toDisk bool) (api.PauseResult, error)
+	Resume(ctx context.Context, org, id string) error
+	Fork(ctx context.Context, org, id string, spec sandbox.ForkSpec) ([]api.Sandbox, error)
+	MaySetIdle(ctx context.Context, org, id string, change sandbox.IdleChange) error
+	SetIdle(ctx context.Context, org, id string, change sandbox.IdleChange) (after string, toDisk bool, err error)
 	AuditFiles(ctx context.Context, org, id string) (sandbox.AuditFiles, error)
 	Get(ctx context.Context, org, id string) (api.Sandbox, error)
 	List(ctx context.Context, org string, f sandbox.Filter) ([]api.Sandbox, error)

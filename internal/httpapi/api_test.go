@@ -23,6 +23,7 @@ import (
 	"github.com/atollhq/atoll/internal/auth"
 	"github.com/atollhq/atoll/internal/httpapi"
 	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/obs"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
@@ -78,6 +79,10 @@ type observer struct{ *obs.Metrics }
 
 func (o observer) SandboxStopped(_, _, reason string) { o.Metrics.SandboxStopped(reason) }
 
+func (o observer) PowerChanged(_, _, power string, took time.Duration) {
+	o.Metrics.PowerChanged(power, took)
+}
+
 // world is a whole daemon without machines.
 type world struct {
 	t        *testing.T
@@ -100,7 +105,7 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 		t: t, launcher: &sandboxtest.Launcher{}, store: storetest.NewMemory(), audit: &auditLog{}, logs: &logBuffer{},
 		data: layout.Data{Dir: t.TempDir()},
 		limits: sandbox.Limits{
-			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5,
+			MemoryMinMiB: 768, MemoryMaxMiB: 4096, MemoryDefaultMiB: 1280, Labels: 5, Forks: 4,
 			Regions: []string{"ord", "ams"}, Isolations: []string{"fake"},
 		},
 	}
@@ -111,7 +116,7 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 	metrics := obs.NewMetrics()
 	manager := sandbox.NewManager(sandbox.Options{
 		Store: w.store, Launcher: w.launcher, Observer: observer{metrics}, Log: log,
-		Template: sandbox.ShimSpec{Driver: "fake"}, Data: w.data, MaxSandboxes: 1000, Starts: 4,
+		Template: sandbox.ShimSpec{Driver: "fake"}, Features: map[string]machine.Features{"fake": {Pause: true, Save: true}}, Data: w.data, MaxSandboxes: 1000, Starts: 4,
 		StartTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
 		MaxExtend: 30 * time.Minute, SessionGrace: time.Minute, Retention: time.Hour,
 	})

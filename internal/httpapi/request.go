@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -100,14 +101,35 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // decode reads a JSON body.
 func decode(w http.ResponseWriter, r *request, v any) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	return decodeJSON(body, v)
+}
+
+// decodeOptional reads a JSON body, if there is one.
+func decodeOptional(w http.ResponseWriter, r *request, v any) error {
+	body, err := readBody(w, r)
+	if err != nil || len(bytes.TrimSpace(body)) == 0 {
+		return err
+	}
+	return decodeJSON(body, v)
+}
+
+func readBody(w http.ResponseWriter, r *request) ([]byte, error) {
 	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return errs.New(errs.Invalid, "BODY_TOO_LARGE", "the body is larger than %d KiB", maxBody>>10)
+		return nil, errs.New(errs.Invalid, "BODY_TOO_LARGE", "the body is larger than %d KiB", maxBody>>10)
 	}
 	if err != nil {
-		return errs.Wrap(err, errs.Invalid, "INVALID_BODY", "the body could not be read to its end")
+		return nil, errs.Wrap(err, errs.Invalid, "INVALID_BODY", "the body could not be read to its end")
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	return body, nil
+}
+
+func decodeJSON(body []byte, v any) error {
 	if err := json.Unmarshal(body, v); err != nil {
 		return errs.New(errs.Invalid, "INVALID_BODY", "the body is not the JSON that this call needs")
 	}

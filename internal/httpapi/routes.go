@@ -48,6 +48,10 @@ func (a *server) routes() []route {
 		{"GET", "/api/v3/sandbox/{id}/network", scopeOrg, a.getNetwork},
 		{"GET", "/api/v3/sandbox/{id}/audit", scopeOrg, a.readAudit},
 
+		{"POST", "/api/v3/sandbox/{id}/pause", scopeOrg, a.pauseSandbox},
+		{"POST", "/api/v3/sandbox/{id}/resume", scopeOrg, a.resumeSandbox},
+		{"POST", "/api/v3/sandbox/{id}/fork", scopeOrg, a.forkSandbox},
+
 		{"POST", "/api/v3/sandbox/{id}/expose/http", scopeOrg, a.exposeLater},
 		{"POST", "/api/v3/sandbox/{id}/expose/ssh", scopeOrg, a.exposeLater},
 		{"POST", "/api/v3/sandbox/{id}/expose/vscode", scopeOrg, a.exposeLater},

@@ -62,7 +62,11 @@ func (a *server) patchSandbox(w http.ResponseWriter, r *request) error {
 	if err := checkPatch(patch); err != nil {
 		return err
 	}
-	granted, err := a.patch(r, patch)
+	change, err := readIdleChange(patch)
+	if err != nil {
+		return err
+	}
+	granted, err := a.patch(r, patch, change)
 	if err != nil {
 		return err
 	}
@@ -74,17 +78,23 @@ func checkPatch(patch api.PatchSandbox) error {
 	const year9999 = 253_402_300_799_999
 	at := patch.StopAtMS
 	switch {
-	case at == nil && !patch.AllowNet.Given:
-		return errs.New(errs.Invalid, "INVALID_BODY", `the body needs the field "stop_at_ms" or "allow_net"`)
+	case at == nil && !patch.AllowNet.Given && !changesIdle(patch):
+		return errs.New(errs.Invalid, "INVALID_BODY", `the body needs the field "stop_at_ms", "allow_net" or "idle_pause"`)
 	case at != nil && (*at < 0 || *at > year9999):
 		return errs.New(errs.Invalid, "INVALID_TIMEOUT", "stop_at_ms is not a time in the future, in milliseconds since 1970")
 	}
 	return sandbox.CheckList(patch.AllowNet.List)
 }
 
-// patch makes both changes, or neither if one of them is refused.
-func (a *server) patch(r *request, patch api.PatchSandbox) (granted api.PatchSandboxResult, err error) {
+// patch makes all changes, or none if one of them is refused.
+func (a *server) patch(r *request, patch api.PatchSandbox, change sandbox.IdleChange) (granted api.PatchSandboxResult, err error) {
 	ctx, org, id := r.Context(), r.identity.Org, r.PathValue("id")
+	if changesIdle(patch) {
+		if err := a.Sandboxes.MaySetIdle(ctx, org, id, change); err != nil {
+			a.audit(r, "set_idle", id, err)
+			return granted, err
+		}
+	}
 	var until time.Time
 	if patch.StopAtMS != nil {
 		until = time.UnixMilli(*patch.StopAtMS)
@@ -100,6 +110,11 @@ func (a *server) patch(r *request, patch api.PatchSandbox) (granted api.PatchSan
 			return granted, err
 		}
 		granted.Network = &network
+	}
+	if changesIdle(patch) {
+		if err := a.setIdle(r, change, &granted); err != nil {
+			return granted, err
+		}
 	}
 	if patch.StopAtMS != nil {
 		end, err := a.Sandboxes.Extend(ctx, org, id, until)

@@ -102,11 +102,12 @@ func (a *server) attach(w http.ResponseWriter, r *request, client *sandbox.Clien
 		PingEvery:  relay.DefaultPingEvery,
 		DeadAfter:  a.DeadAfter,
 		Meter:      m,
+		Guard:      client,
 	}
 	o.PingEvery = min(o.PingEvery, a.DeadAfter/3)
 	stream, err := client.OpenRPC(r.Context(), link.RPCHeader{MaxMessage: int(o.MaxSend)})
 	if err != nil {
-		return errs.Wrap(err, errs.Unavailable, "SANDBOX_UNREACHABLE", "the sandbox does not answer")
+		return err
 	}
 	w.Header().Set(api.HeaderSandboxID, client.ID())
 	conn, err := relay.Accept(w, r.Request, stream, o)
@@ -172,7 +173,7 @@ func (m *meter) event(action string, e obs.Event) obs.Event {
 
 // reason is the short form of a connection's end.
 func reason(cause error) string {
-	for _, known := range []error{relay.ErrDismissed, relay.ErrClientLeft, relay.ErrClientDead, relay.ErrClientFault, relay.ErrAgentLeft} {
+	for _, known := range []error{relay.ErrDismissed, relay.ErrClientLeft, relay.ErrClientDead, relay.ErrClientFault, relay.ErrAgentLeft, relay.ErrNotReady} {
 		if errors.Is(cause, known) {
 			return known.Error()
 		}

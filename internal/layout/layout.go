@@ -4,7 +4,10 @@
 // rely on them. Nothing outside this package joins such a path by hand.
 package layout
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strconv"
+)
 
 // Data is the data directory of one server: what must survive a reboot.
 type Data struct{ Dir string }
@@ -40,6 +43,9 @@ func (d Data) LockFile() string { return filepath.Join(d.Dir, "lock") }
 // Images is where images are kept when no image directory is configured.
 func (d Data) Images() string { return filepath.Join(d.Dir, "images") }
 
+// Templates holds one directory per machine that others start from.
+func (d Data) Templates() string { return filepath.Join(d.Dir, "templates") }
+
 // Sandboxes holds one directory per live sandbox.
 func (d Data) Sandboxes() string { return filepath.Join(d.Dir, "sandboxes") }
 
@@ -64,6 +70,13 @@ func (s Sandbox) Log() string { return filepath.Join(s.Dir, "shim.log") }
 
 // Machine is the driver's own directory.
 func (s Sandbox) Machine() string { return filepath.Join(s.Dir, "machine") }
+
+// Saved is where a suspended machine is kept, with all of its memory; each
+// time it is saved has a number. The files are private to root.
+func (s Sandbox) Saved(n int) string { return filepath.Join(s.Dir, "saved", strconv.Itoa(n)) }
+
+// Fork is where a machine is kept for other sandboxes to continue from.
+func (s Sandbox) Fork(n int) string { return filepath.Join(s.Dir, "forks", strconv.Itoa(n)) }
 
 // Image names the files of one image below an image directory.
 type Image struct{ Dir, Name string }

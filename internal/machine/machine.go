@@ -58,11 +58,12 @@ type Restorer interface {
 	// Restore is Start for a machine that continues from a snapshot. Memory
 	// size, CPUs and disk size of s must be those of the saved machine;
 	// everything else may differ. Several machines can be restored from one
-	// snapshot at the same time, and none of them changes it. Its agent
-	// abandons the link of its earlier life and serves a new session on the
-	// new machine's Link. Files of the snapshot's directory may be in use by
-	// the machine for as long as it lives, unless it is given other names to
-	// them.
+	// snapshot at the same time, and none of them changes it, if it was saved
+	// with Leave. One that was saved without is for one machine, which may take
+	// its files over. Its agent abandons the link of its earlier life and
+	// serves a new session on the new machine's Link. Once that agent has answered, the names of the
+	// snapshot's files can be removed: what the machine needs of them, it has
+	// open or has linked into its own directory.
 	Restore(ctx context.Context, s Spec, from Snapshot) (Machine, error)
 }
 
@@ -94,6 +95,12 @@ type Machine interface {
 // how.
 type Booter interface {
 	Boot() link.Boot
+}
+
+// Templated is a machine of a driver that starts from templates.
+type Templated interface {
+	// FromTemplate reports whether it did. Without, it booted.
+	FromTemplate() bool
 }
 
 // Settler is the optional power to free what only the start of a machine

@@ -15,13 +15,13 @@ import (
 // it went. It holds names and outcomes, never contents.
 type Event struct {
 	Time    time.Time `json:"time"`
-	Action  string    `json:"action"`            // "create", "connect", "disconnect", "kill", "extend", "set_network", "stopped", "rpc"
+	Action  string    `json:"action"`            // "create", "connect", "disconnect", "kill", "extend", "set_network", "set_idle", "pause", "resume", "fork", "power", "stopped", "rpc"
 	Org     string    `json:"org,omitempty"`     //
 	Token   string    `json:"token,omitempty"`   // id
 	Sandbox string    `json:"sandbox,omitempty"` // id
 	Trace   string    `json:"trace,omitempty"`   // id of the HTTP request
 	Method  string    `json:"method,omitempty"`  // JSON-RPC method
-	Outcome string    `json:"outcome,omitempty"` // "ok", an error code or a stop reason
+	Outcome string    `json:"outcome,omitempty"` // "ok", an error code, a stop reason or, of "power", api.Power…
 
 	// Of "disconnect": what the connection carried, in bytes and messages.
 	BytesIn     int64 `json:"bytes_in,omitempty"`

@@ -17,6 +17,8 @@ type Metrics struct {
 	created  *prometheus.CounterVec
 	seconds  prometheus.Histogram
 	stopped  *prometheus.CounterVec
+	powers   *prometheus.CounterVec
+	resumes  prometheus.Histogram
 	clients  prometheus.Gauge
 	calls    *prometheus.CounterVec
 	messages *prometheus.CounterVec
@@ -34,14 +36,19 @@ func NewMetrics() *Metrics {
 			Name: "atoll_sandbox_create_seconds", Help: "Time from the call to a running sandbox, waiting included.",
 			Buckets: []float64{.05, .1, .15, .2, .3, .5, 1, 2, 5, 10, 30, 60, 120},
 		}),
-		stopped:  counter("atoll_sandbox_stops_total", "Sandboxes that stopped, by reason.", "reason"),
+		stopped: counter("atoll_sandbox_stops_total", "Sandboxes that stopped, by reason.", "reason"),
+		powers:  counter("atoll_sandbox_power_changes_total", "Machines that came to stand still (paused, suspended) or went on (running).", "to"),
+		resumes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "atoll_sandbox_resume_seconds", Help: "Time until a paused machine ran again, waiting for a turn included.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60},
+		}),
 		clients:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "atoll_clients", Help: "Connections between clients and sandboxes."}),
 		calls:    counter("atoll_rpc_calls_total", "Calls and notifications from clients, by method.", "method"),
 		messages: counter("atoll_rpc_messages_total", "Messages between clients and sandboxes; in is from the client.", "direction"),
 		bytes:    counter("atoll_rpc_bytes_total", "Bytes in those messages.", "direction"),
 		requests: counter("atoll_http_requests_total", "HTTP requests by route and status class.", "route", "class"),
 	}
-	m.registry.MustRegister(m.live, m.created, m.seconds, m.stopped, m.clients, m.calls, m.messages, m.bytes, m.requests,
+	m.registry.MustRegister(m.live, m.created, m.seconds, m.stopped, m.powers, m.resumes, m.clients, m.calls, m.messages, m.bytes, m.requests,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -65,6 +72,15 @@ func (m *Metrics) SandboxCreated(outcome string, took time.Duration) {
 
 // SandboxStopped counts one end.
 func (m *Metrics) SandboxStopped(reason string) { m.stopped.WithLabelValues(reason).Inc() }
+
+// PowerChanged counts one machine that stands still or runs again, and how
+// long the latter took.
+func (m *Metrics) PowerChanged(power string, took time.Duration) {
+	m.powers.WithLabelValues(power).Inc()
+	if power == "running" {
+		m.resumes.Observe(took.Seconds())
+	}
+}
 
 // SandboxesLive sets how many there are.
 func (m *Metrics) SandboxesLive(n int) { m.live.Set(float64(n)) }

@@ -25,6 +25,17 @@ type Meter interface {
 	Sent(bytes int64)
 }
 
+// Guard keeps the agent ready for what is written to it. Enter and Leave are
+// called around each write, by one goroutine, Sent by another one.
+type Guard interface {
+	// Enter waits until the agent can take something. It costs next to nothing
+	// when it can already.
+	Enter(ctx context.Context) error
+	Leave()
+	// Sent is called for every piece of a message that went to the client.
+	Sent()
+}
+
 // Options of a connection. All are needed.
 type Options struct {
 	MaxReceive int64         // bytes in one message from the client
@@ -32,6 +43,7 @@ type Options struct {
 	PingEvery  time.Duration // a client that was silent for so long is pinged
 	DeadAfter  time.Duration // and after so long it is given up
 	Meter      Meter
+	Guard      Guard
 }
 
 // Defaults of Options.
@@ -62,6 +74,7 @@ var (
 	ErrClientDead  = errors.New("the client shows no life")
 	ErrClientFault = errors.New("the client broke the protocol")
 	ErrAgentLeft   = errors.New("the agent ended the stream")
+	ErrNotReady    = errors.New("the agent could not be made ready")
 	ErrDismissed   = errors.New("the client was told to go")
 )
 
@@ -113,7 +126,7 @@ func (c *Conn) Run(ctx context.Context, dismissal func() Ending) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	client, agent := make(chan error, 1), make(chan error, 1)
 	var work sync.WaitGroup
-	work.Go(func() { client <- c.fromClient() })
+	work.Go(func() { client <- c.fromClient(inner) })
 	work.Go(func() { agent <- c.fromAgent() })
 	work.Go(func() { c.keep(inner) })
 
@@ -134,7 +147,7 @@ func (c *Conn) await(ctx context.Context, client, agent <-chan error) error {
 		case <-ctx.Done():
 			return ErrDismissed
 		case err := <-client:
-			if errors.Is(err, ErrAgentLeft) {
+			if errors.Is(err, ErrAgentLeft) || errors.Is(err, ErrNotReady) {
 				return c.lost(ctx, err)
 			}
 			return err
@@ -177,6 +190,8 @@ func (c *Conn) dismiss(cause error, dismissal func() Ending) {
 		_ = c.ws.Close(websocket.StatusCode(e.Code), e.Text)
 	case errors.Is(cause, errBinary):
 		_ = c.ws.Close(websocket.StatusUnsupportedData, "only text messages are accepted")
+	case errors.Is(cause, ErrNotReady):
+		_ = c.ws.Close(websocket.StatusInternalError, "the sandbox could not be resumed")
 	case errors.Is(cause, ErrAgentLeft):
 		_ = c.ws.Close(websocket.StatusInternalError, "connection to the sandbox lost")
 	case errors.Is(cause, errAgentFault):

@@ -8,6 +8,9 @@
 // answered with "pong"; binary messages, which are refused; and messages over
 // the limit.
 //
+// Before anything goes to the agent a Guard is asked, which may hold it up
+// until the agent can take it: a sandbox that is paused is resumed first.
+//
 // A connection has four goroutines, all owned by Run: one per direction, one
 // that answers pings, and the caller's, which decides when and why it ends.
 // Neither reading nor writing has a deadline of its own; the caller's

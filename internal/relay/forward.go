@@ -38,7 +38,7 @@ var large = sync.Pool{New: func() any { b := make([]byte, frameHead+link.MaxFram
 var background = context.Background()
 
 // fromClient carries messages to the agent until the client leaves.
-func (c *Conn) fromClient() error {
+func (c *Conn) fromClient(ctx context.Context) error {
 	small := make([]byte, frameHead+smallBuffer)
 	for {
 		kind, message, err := c.ws.Reader(background)
@@ -49,14 +49,14 @@ func (c *Conn) fromClient() error {
 		if kind != websocket.MessageText {
 			return errBinary
 		}
-		if err := c.forward(message, small); err != nil {
+		if err := c.forward(ctx, message, small); err != nil {
 			return err
 		}
 	}
 }
 
 // forward carries one message to the agent.
-func (c *Conn) forward(message io.Reader, small []byte) error {
+func (c *Conn) forward(ctx context.Context, message io.Reader, small []byte) error {
 	n, end, err := c.fill(message, small[frameHead:])
 	if err != nil {
 		return err
@@ -70,12 +70,12 @@ func (c *Conn) forward(message io.Reader, small []byte) error {
 		return nil
 	}
 	method := Method(head)
-	if err := c.send(small, n, end); err != nil {
+	if err := c.send(ctx, small, n, end); err != nil {
 		return err
 	}
 	total := int64(n)
 	if !end {
-		rest, err := c.forwardRest(message)
+		rest, err := c.forwardRest(ctx, message)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (c *Conn) forward(message io.Reader, small []byte) error {
 }
 
 // forwardRest carries what is left of a large message.
-func (c *Conn) forwardRest(message io.Reader) (total int64, err error) {
+func (c *Conn) forwardRest(ctx context.Context, message io.Reader) (total int64, err error) {
 	buf := large.Get().(*[]byte)
 	defer large.Put(buf)
 	for end := false; !end; {
@@ -94,7 +94,7 @@ func (c *Conn) forwardRest(message io.Reader) (total int64, err error) {
 		if n, end, err = c.fill(message, (*buf)[frameHead:]); err != nil {
 			return total, err
 		}
-		if err := c.send(*buf, n, end); err != nil {
+		if err := c.send(ctx, *buf, n, end); err != nil {
 			return total, err
 		}
 		total += int64(n)
@@ -121,13 +121,21 @@ func (c *Conn) fill(message io.Reader, buf []byte) (n int, end bool, err error) 
 }
 
 // send writes the n bytes that stand behind the head of buf as one frame.
-func (c *Conn) send(buf []byte, n int, end bool) error {
+func (c *Conn) send(ctx context.Context, buf []byte, n int, end bool) error {
 	frame := link.AppendFrame(buf[:0], buf[frameHead:frameHead+n], !end)
 	c.blocked.Store(true)
-	_, err := c.stream.Write(frame)
+	err := c.write(ctx, frame)
 	c.blocked.Store(false)
 	c.alive() // however long that took, it was not the client's silence
-	if err != nil {
+	return err
+}
+
+func (c *Conn) write(ctx context.Context, frame []byte) error {
+	if err := c.Guard.Enter(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
+	defer c.Guard.Leave()
+	if _, err := c.stream.Write(frame); err != nil {
 		return fmt.Errorf("%w: %w", ErrAgentLeft, err)
 	}
 	return nil
@@ -206,6 +214,7 @@ func (c *Conn) timed(write func() error) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrClientLeft, err)
 	}
+	c.Guard.Sent()
 	if time.Since(began) > slowWrite {
 		c.alive()
 	}

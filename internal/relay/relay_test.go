@@ -41,6 +41,13 @@ func (m *meter) Sent(n int64) {
 	m.out += n
 }
 
+// open is a guard of an agent that is always ready.
+type open struct{}
+
+func (open) Enter(context.Context) error { return nil }
+func (open) Leave()                      {}
+func (open) Sent()                       {}
+
 // rig is a relay between a client and an agent that the test plays.
 type rig struct {
 	t      *testing.T
@@ -83,7 +90,7 @@ func rigOn(t testing.TB, l net.Listener, dial func() (net.Conn, error), mine, th
 	if tt, ok := t.(*testing.T); ok {
 		r.t = tt
 	}
-	o := Options{MaxReceive: 1 << 20, MaxSend: 1 << 20, PingEvery: DefaultPingEvery, DeadAfter: DefaultDeadAfter, Meter: r.meter}
+	o := Options{MaxReceive: 1 << 20, MaxSend: 1 << 20, PingEvery: DefaultPingEvery, DeadAfter: DefaultDeadAfter, Meter: r.meter, Guard: open{}}
 	if change != nil {
 		change(&o)
 	}

@@ -11,20 +11,21 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 )
 
-// admit reserves a place for one more sandbox; release gives it back.
-func (m *Manager) admit(org string) error {
+// admit reserves places for n more sandboxes of an organisation, or none;
+// release gives one back.
+func (m *Manager) admit(org string, n int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.closing:
 		return errShuttingDown()
-	case m.MaxPerOrg > 0 && m.perOrg[org] >= m.MaxPerOrg:
-		return errs.New(errs.Exhausted, "SANDBOX_LIMIT_REACHED", "the organisation already runs %d sandboxes, its limit: stop one first", m.perOrg[org])
-	case m.total >= m.MaxSandboxes:
-		return errs.New(errs.Unavailable, "CAPACITY_EXHAUSTED", "the server already runs %d sandboxes, its limit: try again later", m.total)
+	case m.MaxPerOrg > 0 && m.perOrg[org]+n > m.MaxPerOrg:
+		return errs.New(errs.Exhausted, "SANDBOX_LIMIT_REACHED", "the organisation runs %d sandboxes and may run %d: stop some first", m.perOrg[org], m.MaxPerOrg)
+	case m.total+n > m.MaxSandboxes:
+		return errs.New(errs.Unavailable, "CAPACITY_EXHAUSTED", "the server runs %d sandboxes and may run %d: try again later", m.total, m.MaxSandboxes)
 	}
-	m.work.Add(1)
-	m.count(org, 1)
+	m.work.Add(n)
+	m.count(org, n)
 	return nil
 }
 
@@ -45,16 +46,19 @@ func (m *Manager) count(org string, n int) {
 	m.Observer.SandboxesLive(m.total)
 }
 
-// add makes an admitted sandbox known and starts its supervisor, unless the
+// add makes admitted sandboxes known and starts their supervisors, unless the
 // manager is closing.
-func (m *Manager) add(b *box) bool {
+func (m *Manager) add(boxes ...*box) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
 		return false
 	}
-	m.boxes[b.row.ID] = b
-	go b.supervise()
+	for _, b := range boxes {
+		m.boxes[b.row.ID] = b
+		b.work.Go(b.watchIdle)
+		go b.supervise()
+	}
 	return true
 }
 

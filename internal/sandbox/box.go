@@ -14,36 +14,49 @@ import (
 // box is one live sandbox. Its supervisor goroutine alone ends it.
 type box struct {
 	m    *Manager
-	row  store.Sandbox // as it was when the box was made; StopAt moves on below
+	row  store.Sandbox // as it was when the box was made; lifetime, power and idle policy move on below
 	shim Shim
 
-	requests chan string   // reasons to stop, from anyone; holds one, the rest don't matter
-	rearm    chan struct{} // the deadline changed; holds one
-	ended    chan struct{} // closed by the supervisor once the end is recorded and clients are told
-	done     chan struct{} // closed by the supervisor once everything is freed
+	alive context.Context // ends when the sandbox begins to end, or is let go
+	die   context.CancelFunc
+	work  sync.WaitGroup // what the supervisor waits for: pauses, resumes, the watch for idleness
 
-	extending sync.Mutex // serialises extensions, so that store and memory agree
+	requests  chan string   // reasons to stop, from anyone; holds one, the rest don't matter
+	rearm     chan struct{} // the deadline changed; holds one
+	idleMoved chan struct{} // idle policy or power changed; holds one
+	ended     chan struct{} // closed by the supervisor once the end is recorded and clients are told
+	done      chan struct{} // closed by the supervisor once everything is freed
+
+	timing sync.Mutex // serialises changes of lifetime and idle policy, so that store and memory agree
+
+	power
 
 	mu          sync.Mutex // guards what follows
-	stopAt      time.Time  // zero for the lifetime "session"
-	orphanUntil time.Time  // set while a session waits for a new primary client
+	life        lifetime
+	idle        IdlePolicy
+	orphanUntil time.Time // set while a session waits for a new primary client
 	primary     *Client
 	clients     map[*Client]struct{}
 	ending      *Ending // set once it ends or is let go
 }
 
-func newBox(m *Manager, row store.Sandbox, shim Shim) *box {
-	return &box{
-		m:        m,
-		row:      row,
-		shim:     shim,
-		requests: make(chan string, 1),
-		rearm:    make(chan struct{}, 1),
-		ended:    make(chan struct{}),
-		done:     make(chan struct{}),
-		stopAt:   row.StopAt,
-		clients:  map[*Client]struct{}{},
+func newBox(m *Manager, row store.Sandbox, shim Shim, state Power) *box {
+	b := &box{
+		m:         m,
+		row:       row,
+		shim:      shim,
+		requests:  make(chan string, 1),
+		rearm:     make(chan struct{}, 1),
+		idleMoved: make(chan struct{}, 1),
+		ended:     make(chan struct{}),
+		done:      make(chan struct{}),
+		life:      lifetime{end: row.StopAt},
+		idle:      IdlePolicy{After: row.IdlePause, ToDisk: row.IdleToDisk},
+		clients:   map[*Client]struct{}{},
 	}
+	b.power.init(state)
+	b.alive, b.die = context.WithCancel(m.ctx)
+	return b
 }
 
 func (b *box) session() bool { return b.row.StopAt.IsZero() }
@@ -60,6 +73,8 @@ func (b *box) request(reason string) {
 func (b *box) supervise() {
 	defer b.m.remove(b)
 	defer close(b.done)
+	defer b.work.Wait()
+	defer b.die()
 	timer := time.NewTimer(b.untilDeadline())
 	defer timer.Stop()
 	for {
@@ -114,10 +129,13 @@ func (b *box) overdue() string {
 func (b *box) deadline() (at time.Time, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.orphanUntil.IsZero() {
+	switch {
+	case b.still.Load() || b.life.still: // on the way there and back, too
+		return time.Time{}, ""
+	case !b.orphanUntil.IsZero():
 		return b.orphanUntil, api.StopSessionClosed
 	}
-	return b.stopAt, api.StopTimeout
+	return b.life.end, api.StopTimeout
 }
 
 func (b *box) moved() {
@@ -134,6 +152,7 @@ func (b *box) end(reason, detail string) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.m.StopTimeout)
 	defer cancel()
 	b.close(endingFor(reason))
+	b.die()
 	if err := b.m.Store.SetStopping(ctx, b.row.ID, reason, time.Now().UTC()); err != nil {
 		log.Error("record the end of a sandbox", "error", err)
 	}
@@ -187,12 +206,18 @@ func (b *box) disconnect(e *Ending) {
 // memory limit covers. It stays below what the link carries.
 const maxClients = 256
 
+// errStill: the sandbox stands still and has to be woken first.
+var errStill = errors.New("the sandbox stands still")
+
 // connect adds a client. The first one of a session is its primary client.
 func (b *box) connect() (*Client, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ending != nil {
 		return nil, errStopped(b.row.ID, b.ending.Reason)
+	}
+	if b.still.Load() {
+		return nil, errStill
 	}
 	if len(b.clients) >= maxClients {
 		return nil, errs.New(errs.Exhausted, "CONNECTION_LIMIT_REACHED", "the sandbox has %d connections already, its limit: close one first", maxClients)
@@ -204,6 +229,7 @@ func (b *box) connect() (*Client, error) {
 		b.moved()
 	}
 	b.clients[c] = struct{}{}
+	b.traffic.Add(1)
 	b.m.work.Add(1)
 	return c, nil
 }
@@ -216,19 +242,32 @@ func (b *box) leave(c *Client) (last bool) {
 		return false
 	}
 	delete(b.clients, c)
+	b.traffic.Add(1)
 	b.m.work.Done()
 	return b.primary == c && b.ending == nil
 }
 
+// orphan takes the session from a client that could not wake it, and so must
+// not end it.
+func (b *box) orphan(c *Client) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.primary == c && b.still.Load() {
+		b.primary = nil
+	}
+}
+
 // extend moves the end to the wanted time, or as near as is allowed, and
-// never back.
+// never back. The end of a sandbox that stands still is where it would be if
+// it went on now.
 func (b *box) extend(ctx context.Context, want time.Time) (time.Time, error) {
-	b.extending.Lock()
-	defer b.extending.Unlock()
+	b.timing.Lock()
+	defer b.timing.Unlock()
 	now := time.Now()
 	b.mu.Lock()
-	current := b.stopAt
+	life := b.life
 	b.mu.Unlock()
+	current := life.from(now)
 	if err := b.mayExtend(want, now); err != nil {
 		return current, err
 	}
@@ -236,14 +275,22 @@ func (b *box) extend(ctx context.Context, want time.Time) (time.Time, error) {
 	if !granted.After(current) {
 		return current, nil
 	}
-	if err := b.m.Store.SetStopAt(ctx, b.row.ID, granted); err != nil {
+	life.moveTo(granted, now)
+	if err := b.keep(ctx, life); err != nil {
 		return current, err
 	}
 	b.mu.Lock()
-	b.stopAt = granted
+	b.life = life
 	b.mu.Unlock()
 	b.moved()
 	return granted, nil
+}
+
+func (b *box) keep(ctx context.Context, l lifetime) error {
+	if l.still {
+		return b.m.Store.SetRemaining(ctx, b.row.ID, l.left)
+	}
+	return b.m.Store.SetStopAt(ctx, b.row.ID, l.end)
 }
 
 func (b *box) mayExtend(want, now time.Time) error {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -43,13 +44,22 @@ func (m *Manager) row(ctx context.Context, org, id string) (store.Sandbox, error
 	return row, err
 }
 
-// Connect returns a new client of a running sandbox.
+// Connect returns a new client of a running sandbox. One that stands still is
+// resumed.
 func (m *Manager) Connect(ctx context.Context, org, id string) (*Client, error) {
 	b, err := m.live(ctx, org, id)
 	if err != nil {
 		return nil, err
 	}
-	return b.connect()
+	for {
+		if err := b.wake(ctx); err != nil {
+			return nil, err
+		}
+		c, err := b.connect()
+		if !errors.Is(err, errStill) { // paused again already
+			return c, err
+		}
+	}
 }
 
 // Kill ends a sandbox. It returns when the end is recorded and its clients
@@ -158,12 +168,22 @@ func describe(row store.Sandbox) api.Sandbox {
 		Isolation:  row.Isolation,
 		Timeout:    "session",
 		StopReason: row.Reason,
+
+		Power:           cmp.Or(row.Power, api.PowerRunning),
+		IdlePause:       formatIdle(row.IdlePause),
+		IdlePauseToDisk: row.IdleToDisk && row.IdlePause > 0,
+		ForkedFrom:      row.ForkedFrom,
+	}
+	stopped := row.Status == store.Stopping || row.Status == store.Stopped
+	if stopped {
+		sb.Status, sb.StoppedAt, sb.Power = api.StatusStopped, &api.Date{Time: row.Stopped}, ""
 	}
 	if !row.StopAt.IsZero() {
 		sb.Timeout, sb.StopAt = "duration", &api.Date{Time: row.StopAt}
 	}
-	if row.Status == store.Stopping || row.Status == store.Stopped {
-		sb.Status, sb.StoppedAt = api.StatusStopped, &api.Date{Time: row.Stopped}
+	if sb.StopAt != nil && row.Power != "" && !stopped {
+		left := row.Remaining.Milliseconds()
+		sb.StopAt, sb.RemainingMS = nil, &left
 	}
 	return sb
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync/atomic"
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
@@ -12,9 +13,10 @@ import (
 
 // Client is one connection to a sandbox. Its owner must Close it.
 type Client struct {
-	box    *box
-	ctx    context.Context // ends when the sandbox does; the cause is an *Ending
-	cancel context.CancelCauseFunc
+	box     *box
+	writing atomic.Bool     // something is on its way to the agent
+	ctx     context.Context // ends when the sandbox does; the cause is an *Ending
+	cancel  context.CancelCauseFunc
 }
 
 // ID is the sandbox's id.
@@ -33,12 +35,50 @@ func (c *Client) Ending() *Ending {
 
 // OpenRPC opens the stream for this client's messages.
 func (c *Client) OpenRPC(ctx context.Context, h link.RPCHeader) (net.Conn, error) {
+	if err := c.Enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.Leave()
 	conn, err := c.box.shim.OpenRPC(ctx, h)
 	if err != nil {
-		return nil, fmt.Errorf("open stream to sandbox: %w", err)
+		return nil, c.box.unreachable(fmt.Errorf("open stream to sandbox: %w", err))
 	}
 	return conn, nil
 }
+
+// Enter is called before anything goes to the agent, by one goroutine at a
+// time. It wakes a sandbox that stands still, and keeps one that runs from
+// being paused before Leave is called. It costs next to nothing otherwise.
+func (c *Client) Enter(ctx context.Context) error {
+	for {
+		c.box.traffic.Add(1)
+		c.writing.Store(true)
+		if !c.box.still.Load() {
+			return nil
+		}
+		c.Leave()
+		if err := c.box.wake(ctx); err != nil {
+			if ctx.Err() == nil {
+				c.box.orphan(c)
+			}
+			return err
+		}
+	}
+}
+
+// Leave is called when it has gone there.
+func (c *Client) Leave() {
+	c.writing.Store(false)
+	if c.box.still.Load() {
+		select {
+		case c.box.quiet <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Sent is called when something went to the client.
+func (c *Client) Sent() { c.box.traffic.Add(1) }
 
 // Close ends the connection, and with the primary client its session. It is
 // idempotent and does not wait for the sandbox's end.
@@ -66,6 +106,10 @@ type Ending struct {
 func (e *Ending) Error() string { return e.Text }
 
 var endingRestart = &Ending{Reason: "restart", Code: 1012, Text: "server restarting"}
+
+// endingSuspended is that of clients, not of a sandbox. The official SDKs
+// expect this code when a server ends a connection as planned.
+var endingSuspended = &Ending{Reason: api.PowerSuspended, Code: 1001, Text: "sandbox paused"}
 
 var endings = map[string]*Ending{
 	api.StopTimeout:       {api.StopTimeout, 1001, "sandbox timeout"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 )
@@ -22,8 +23,9 @@ const CodeShimEnded = "SHIM_ENDED"
 
 // Codes of what a shim refuses or can't do.
 const (
-	// CodePaused: a stream was asked for while the machine stands still. It
-	// never reaches a client: the sandbox is resumed first.
+	// CodePaused: a stream was asked for while the machine stands still, or a
+	// fork while it is on disk. It never reaches a client: the sandbox is
+	// resumed first.
 	CodePaused = "PAUSED"
 	// CodeCannotPause and CodeCannotFork: the machine's driver lacks the power.
 	CodeCannotPause = "CANNOT_PAUSE"
@@ -90,8 +92,8 @@ type Shim interface {
 	Resume(ctx context.Context) error
 
 	// Fork writes down the machine as it is, for other sandboxes to continue
-	// from. A running machine goes on after a moment, one that stands still
-	// stays so. The caller closes the fork when its children run; it ends with
+	// from. A running machine goes on after a moment, a paused one stays so; one
+	// that is on disk has to be resumed first. The caller closes the fork when its children run; it ends with
 	// the shim, too.
 	Fork(ctx context.Context) (*Fork, error)
 
@@ -138,7 +140,8 @@ type Paused struct {
 type Origin struct {
 	SandboxID  string // of the parent
 	Snapshot   machine.Snapshot
-	Generation uint32 // the highest that the parent's link had
+	Generation uint32      // the highest that the parent's link had
+	Names      names.State // what the virtual addresses that its guest knows stand for
 }
 
 // Fork is a sandbox written down for others to continue from. It holds the

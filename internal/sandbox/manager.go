@@ -14,14 +14,19 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/lifecycle"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/store"
 )
 
 // Store is what the manager keeps in the database.
 type Store interface {
 	CreateSandbox(ctx context.Context, sb store.Sandbox) error
-	SetRunning(ctx context.Context, id string) error
+	SetRunning(ctx context.Context, ids ...string) error
 	SetStopAt(ctx context.Context, id string, at time.Time) error
+	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
+	SetAwake(ctx context.Context, id string, stopAt time.Time) error
+	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
 	SetStopping(ctx context.Context, id, reason string, now time.Time) error
 	SetStopped(ctx context.Context, id string) error
 	Sandbox(ctx context.Context, id string) (store.Sandbox, error)
@@ -36,6 +41,10 @@ type Observer interface {
 	SandboxCreated(outcome string, took time.Duration) // "ok" or an error class
 	SandboxStopped(id, org, reason string)
 	SandboxesLive(n int) // including those that are starting or stopping
+
+	// PowerChanged says that a machine stands still or runs again, in the words
+	// of api.Power…, and how long that took.
+	PowerChanged(id, org, power string, took time.Duration)
 }
 
 // Options of a Manager. All fields are needed unless they say otherwise.
@@ -48,6 +57,8 @@ type Options struct {
 	// Template holds what all sandboxes have in common; id, host name, memory
 	// and what is personal are filled in.
 	Template ShimSpec
+
+	Features map[string]machine.Features // of isolations by their names
 
 	Ceilings Ceilings    // what no sandbox's allow-list exceeds; the zero value limits nothing
 	Data     layout.Data // where the audit files are
@@ -121,7 +132,10 @@ func (m *Manager) create(ctx context.Context, org string, spec Spec) (_ *Client,
 	if err := m.Ceilings.check(org, spec.AllowNet, spec.Secrets); err != nil {
 		return nil, err
 	}
-	if err := m.admit(org); err != nil {
+	if err := m.checkIdle(m.Template.Driver, spec.Idle); err != nil {
+		return nil, err
+	}
+	if err := m.admit(org, 1); err != nil {
 		return nil, err
 	}
 	var undo lifecycle.Undo
@@ -171,28 +185,42 @@ func (m *Manager) start(ctx context.Context, undo *lifecycle.Undo, org string, s
 
 func (m *Manager) insert(ctx context.Context, undo *lifecycle.Undo, id, org string, spec Spec) (store.Sandbox, error) {
 	row := store.Sandbox{
-		ID:        id,
-		Org:       org,
-		Region:    spec.Region,
-		Labels:    spec.Labels,
-		MemoryMiB: spec.MemoryMiB,
-		Isolation: m.Template.Driver,
-		Created:   time.Now().UTC(),
-		Status:    store.Creating,
-		StopAt:    spec.StopAt,
+		ID:         id,
+		Org:        org,
+		Region:     spec.Region,
+		Labels:     spec.Labels,
+		MemoryMiB:  spec.MemoryMiB,
+		Isolation:  m.Template.Driver,
+		CPUs:       m.Template.CPUs,
+		DiskBytes:  m.Template.DiskBytes,
+		Image:      m.Template.Image.File,
+		Created:    time.Now().UTC(),
+		Status:     store.Creating,
+		StopAt:     spec.StopAt,
+		IdlePause:  spec.Idle.After,
+		IdleToDisk: spec.Idle.ToDisk,
 	}
+	return row, m.record(ctx, undo, row)
+}
+
+// record stores the row of a sandbox that is about to start.
+func (m *Manager) record(ctx context.Context, undo *lifecycle.Undo, row store.Sandbox) error {
 	if err := m.Store.CreateSandbox(ctx, row); err != nil {
-		return row, err
+		return err
 	}
 	undo.Add("record the failed start", func(ctx context.Context) error {
 		return m.recordStop(ctx, row.ID, api.StopFailed)
 	})
-	return row, nil
+	return nil
 }
 
 func (m *Manager) launch(ctx context.Context, undo *lifecycle.Undo, row store.Sandbox, spec Spec) (Shim, error) {
 	s := m.shimSpec(row.ID, row.MemoryMiB)
 	s.Personal = m.personal(row.Org, spec)
+	return m.launchShim(ctx, undo, s)
+}
+
+func (m *Manager) launchShim(ctx context.Context, undo *lifecycle.Undo, s ShimSpec) (Shim, error) {
 	shim, err := m.Launcher.Launch(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("launch shim: %w", err)
@@ -216,13 +244,15 @@ func (m *Manager) personal(org string, spec Spec) Personal {
 // client.
 func (m *Manager) run(row store.Sandbox, shim Shim) (*Client, error) {
 	row.Status = store.Running
-	b := newBox(m, row, shim)
+	b := newBox(m, row, shim, PowerRunning)
 	c, err := b.connect()
 	if err != nil {
+		b.die()
 		return nil, err
 	}
 	if !m.add(b) {
 		c.forget()
+		b.die()
 		return nil, errShuttingDown()
 	}
 	return c, nil

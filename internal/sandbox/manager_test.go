@@ -13,6 +13,7 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
 	"github.com/atollhq/atoll/internal/store"
@@ -25,6 +26,7 @@ type observer struct {
 	mu      sync.Mutex
 	created map[string]int
 	stopped map[string]int
+	powers  []string
 	live    int
 }
 
@@ -38,6 +40,12 @@ func (o *observer) SandboxStopped(_, _, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.stopped[reason]++
+}
+
+func (o *observer) PowerChanged(_, _, power string, _ time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.powers = append(o.powers, power)
 }
 
 func (o *observer) SandboxesLive(n int) {
@@ -64,6 +72,7 @@ func run(t *testing.T, change func(*sandbox.Options), test func(w *world)) {
 		w.options = sandbox.Options{
 			Store: w.store, Launcher: w.launcher, Observer: w.observer, Log: slog.New(slog.DiscardHandler),
 			Template:     sandbox.ShimSpec{Driver: "fake"},
+			Features:     map[string]machine.Features{"fake": {Pause: true, Save: true}, "stiff": {}},
 			MaxSandboxes: 1000, Starts: 4,
 			StartTimeout: sandbox.DefaultStartTimeout, StopTimeout: sandbox.DefaultStopTimeout,
 			MaxExtend: 30 * time.Minute, SessionGrace: time.Minute, Retention: 24 * time.Hour,
@@ -77,6 +86,7 @@ func run(t *testing.T, change func(*sandbox.Options), test func(w *world)) {
 		if w.observer.live != 0 {
 			t.Errorf("%d sandboxes are counted after the shutdown", w.observer.live)
 		}
+		time.Sleep(time.Hour) // shims that a test slowed down come to their end
 	})
 }
 

@@ -165,6 +165,11 @@ func (m *Manager) Network(ctx context.Context, org, id string) (api.NetworkPolic
 	if err != nil {
 		return api.NetworkPolicy{}, err
 	}
+	done, err := b.begin()
+	if err != nil {
+		return api.NetworkPolicy{}, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
 	defer cancel()
 	p, err := b.shim.Policy(ctx)
@@ -185,6 +190,11 @@ func (m *Manager) SetNetwork(ctx context.Context, org, id string, allow *[]strin
 	if err := m.Ceilings.check(org, allow, nil); err != nil {
 		return api.NetworkPolicy{}, err
 	}
+	done, err := b.begin()
+	if err != nil {
+		return api.NetworkPolicy{}, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
 	defer cancel()
 	p, err := b.shim.SetPolicy(ctx, allow)

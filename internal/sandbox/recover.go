@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -54,7 +55,7 @@ func (m *Manager) recoverOne(ctx context.Context, row store.Sandbox) {
 	reason := reasonAfterCrash(row, err)
 	switch {
 	case err == nil && row.Status == store.Running:
-		m.adopt(row, shim)
+		m.adopt(ctx, row, shim)
 		log.Info("sandbox found again")
 		return
 	case err == nil:
@@ -94,10 +95,14 @@ func reasonAfterCrash(row store.Sandbox, attach error) string {
 	return api.StopCrashed
 }
 
-// adopt supervises a sandbox that was found running. One with the lifetime
-// "session" waits a while for a client that takes it over. Limits don't apply.
-func (m *Manager) adopt(row store.Sandbox, shim Shim) {
-	b := newBox(m, row, shim)
+// adopt supervises a sandbox that was found alive. One with the lifetime
+// "session" waits a while for a client that takes it over, if it runs. Limits
+// don't apply.
+func (m *Manager) adopt(ctx context.Context, row store.Sandbox, shim Shim) {
+	b := newBox(m, row, shim, m.foundPower(ctx, row, shim))
+	if err := b.restoreTime(ctx); err != nil {
+		m.Log.Error("record whether a sandbox stands still", "sandbox_id", row.ID, "error", err)
+	}
 	if b.session() {
 		b.orphanUntil = time.Now().Add(m.SessionGrace)
 	}
@@ -106,8 +111,40 @@ func (m *Manager) adopt(row store.Sandbox, shim Shim) {
 	m.count(row.Org, 1)
 	m.mu.Unlock()
 	if !m.add(b) {
+		b.die()
 		m.release(row.Org)
 	}
+}
+
+// foundPower is whether a machine runs: its shim knows. One that can't say so
+// is believed to be as it was, and resumed if it was paused: that does no harm
+// to one that runs.
+func (m *Manager) foundPower(ctx context.Context, row store.Sandbox, shim Shim) Power {
+	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
+	defer cancel()
+	status, err := shim.Status(ctx)
+	if err == nil {
+		return status.Power
+	}
+	m.Log.Warn("ask a shim whether its machine runs", "sandbox_id", row.ID, "error", err)
+	return cmp.Or(Power(row.Power), PowerRunning)
+}
+
+// restoreTime gives a sandbox that was found alive what was left of its
+// lifetime. The earlier server may have died between what it recorded and what
+// the shim did.
+func (b *box) restoreTime(ctx context.Context) error {
+	if b.row.Power != "" {
+		b.life.stop(time.Now())
+		b.life.left = b.row.Remaining
+	}
+	switch {
+	case b.state == PowerRunning && b.row.Power != "":
+		return b.startTime(ctx)
+	case b.state != PowerRunning && string(b.state) != b.row.Power:
+		return b.stopTime(ctx, b.state)
+	}
+	return nil
 }
 
 // sweep frees what is on disk and belongs to no live row.

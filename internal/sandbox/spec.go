@@ -38,6 +38,7 @@ type Limits struct {
 	MemoryMaxMiB     int
 	MemoryDefaultMiB int
 	Labels           int
+	Forks            int           // children of one fork
 	MaxLifetime      time.Duration // 0 is unlimited
 	Regions          []string      // the first is the default
 	Isolations       []string      // besides "auto"
@@ -52,6 +53,7 @@ type Spec struct {
 	AllowNet  *[]string // in normal form; nil allows what is not refused in every mode
 	Secrets   *Secrets
 	StopAt    time.Time // zero for the lifetime "session"
+	Idle      IdlePolicy
 }
 
 // DecodeConfig reads the configuration header: JSON in base64, of either
@@ -114,6 +116,8 @@ func badJSON(err error) error {
 		code = CodeInvalidAllowNet
 	case "secrets":
 		code = CodeInvalidSecrets
+	case "idle_pause", "idle_pause_to_disk":
+		code = CodeInvalidIdle
 	}
 	return errs.New(errs.Invalid, code, "the field %q has the wrong type: it is a JSON %s", t.Field, kind)
 }
@@ -136,6 +140,11 @@ func NewSpec(cfg api.SandboxConfig, l Limits, now time.Time) (Spec, error) {
 	if spec.StopAt, err = stopTime(cfg, l, now); err != nil {
 		return spec, err
 	}
+	idle, err := ReadIdleChange(&cfg.IdlePause, cfg.IdlePauseToDisk)
+	if err != nil {
+		return spec, err
+	}
+	spec.Idle = idle.apply(IdlePolicy{})
 	if err := spec.check(l); err != nil {
 		return spec, err
 	}

@@ -51,7 +51,7 @@ func RunWith(ctx context.Context, cfg config.Server, log *slog.Logger, o Options
 	if err := group.Start(ctx, d.services()...); err != nil {
 		return err
 	}
-	log.Info("server ready", "url", d.url, "regions", cfg.Regions, "isolation", cfg.Driver())
+	log.Info("server ready", "url", d.url, "regions", cfg.Regions, "isolation", d.isolation.choice.Driver, "acceleration", d.isolation.choice.Accel)
 	notify("READY=1")
 	if o.Ready != nil {
 		o.Ready(d.url)
@@ -74,18 +74,19 @@ type daemon struct {
 	options Options
 	failed  chan error // what ends the server while it runs
 
-	lock     *os.File
-	store    *store.Store
-	keeper   *auth.Keeper
-	audit    *obs.Audit
-	metrics  *obs.Metrics
-	manager  *sandbox.Manager
-	listener net.Listener
-	http     *http.Server
-	serving  chan struct{} // closed when the HTTP server has returned
-	keeping  chan struct{} // closed when housekeeping has ended
-	halt     context.CancelFunc
-	url      string
+	lock      *os.File
+	store     *store.Store
+	isolation isolated
+	keeper    *auth.Keeper
+	audit     *obs.Audit
+	metrics   *obs.Metrics
+	manager   *sandbox.Manager
+	listener  net.Listener
+	http      *http.Server
+	serving   chan struct{} // closed when the HTTP server has returned
+	keeping   chan struct{} // closed when housekeeping has ended
+	halt      context.CancelFunc
+	url       string
 }
 
 // services is the daemon, in the order of starting.
@@ -95,6 +96,7 @@ func (d *daemon) services() []lifecycle.Service {
 		{Name: "store", Start: d.openStore, Stop: func(context.Context) error { return d.store.Close() }},
 		{Name: "identity", Start: d.ensureIdentity},
 		{Name: "audit log", Start: d.openAudit, Stop: func(ctx context.Context) error { return d.audit.Close(ctx) }},
+		{Name: "isolation", Start: d.chooseIsolation, Stop: d.leaveIsolation},
 		{Name: "listener", Start: d.listen, Stop: d.closeListener},
 		{Name: "HTTP server", Start: d.prepareHTTP, Stop: d.stopHTTP},
 		{Name: "sandboxes", Start: d.recoverSandboxes, Stop: d.stopSandboxes},
@@ -208,7 +210,7 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 	}
 	launcher := d.options.Launcher
 	if launcher == nil {
-		if launcher, err = newLauncher(d.cfg, d.log); err != nil {
+		if launcher, err = newLauncher(d.cfg, d.isolation.programs, d.isolation.choice, d.log); err != nil {
 			return nil, err
 		}
 	}
@@ -216,6 +218,7 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 	return sandbox.NewManager(sandbox.Options{
 		Store: d.store, Launcher: launcher, Observer: observer{d.metrics, d.audit}, Log: d.log,
 		Template: template, Ceilings: ceilings, Data: d.cfg.Data(),
+		Features:     features(),
 		Spare:        sandbox.SpareSpec{Count: l.Spares, Region: d.cfg.Regions[0], MemoryMiB: l.MemoryDefaultMiB},
 		MaxSandboxes: l.Sandboxes, MaxPerOrg: l.SandboxesPerOrg, Starts: l.StartLimit(),
 		MinFreeMemory: int64(l.FreeMemoryMiB) << 20, FreeMemory: sandbox.FreeMemory,
@@ -228,7 +231,7 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 func (d *daemon) template() (sandbox.ShimSpec, error) {
 	l, n, image := d.cfg.Limits, d.cfg.Network, d.cfg.ImageFiles()
 	spec := sandbox.ShimSpec{
-		Driver: d.cfg.Driver(),
+		Driver: d.isolation.choice.Driver,
 		Image:  machine.Image{File: image.File(), Kernel: image.Kernel(), Modules: image.Modules()},
 		CPUs:   l.CPUs, MaxPIDs: int64(l.PIDs), DiskBytes: int64(l.DiskMiB) << 20,
 		MaxMessage: api.MaxClientMessage,
@@ -274,6 +277,12 @@ func (o observer) SandboxStopped(id, org, reason string) {
 	o.audit.Record(obs.Event{Action: "stopped", Sandbox: id, Org: org, Outcome: reason})
 }
 
+// PowerChanged implements sandbox.Observer.
+func (o observer) PowerChanged(id, org, power string, took time.Duration) {
+	o.Metrics.PowerChanged(power, took)
+	o.audit.Record(obs.Event{Action: "power", Sandbox: id, Org: org, Outcome: power})
+}
+
 const purgeEvery = time.Hour
 
 func (d *daemon) startHousekeeping(context.Context) error {
@@ -308,8 +317,8 @@ func (d *daemon) limits() sandbox.Limits {
 	l := d.cfg.Limits
 	return sandbox.Limits{
 		MemoryMinMiB: l.MemoryMinMiB, MemoryMaxMiB: l.MemoryMaxMiB, MemoryDefaultMiB: l.MemoryDefaultMiB,
-		Labels: l.Labels, MaxLifetime: d.cfg.MaxLifetime,
-		Regions: d.cfg.Regions, Isolations: []string{d.cfg.Driver()},
+		Labels: l.Labels, Forks: l.Forks, MaxLifetime: d.cfg.MaxLifetime,
+		Regions: d.cfg.Regions, Isolations: []string{d.isolation.choice.Driver},
 		// No connection is opened yet: a list of names could be evaded inside of
 		// one, and a secret would never be put in.
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/gateway/policy"
@@ -18,16 +18,40 @@ import (
 )
 
 // own is what this shim's sandbox has of its own: known when the shim starts,
-// or late, for a spare. The values of secrets are in the gateway's set only.
+// or late, for a spare. The values of secrets are in the set only, which the
+// gateway has, too.
 type own struct {
 	late sync.Mutex // held while a spare is configured
 	done bool       // a configuration was tried; guarded by late
 
-	mu      sync.Mutex // guards the following
-	env     map[string]string
+	mu      sync.Mutex        // guards the following
+	given   map[string]string // the client's variables
+	env     map[string]string // these and the placeholders
 	allow   *policy.List
 	ceiling *policy.List
+	set     *secret.Set
 	secrets []api.NetworkSecret
+}
+
+// personal is what another sandbox gets that continues from this one. It
+// holds the values of the secrets.
+func (o *own) personal() wire.Personal {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := wire.Personal{Env: maps.Clone(o.given), AllowNet: entries(o.allow), Secrets: o.set.Specs()}
+	if o.ceiling != nil {
+		p.Ceiling = o.ceiling.Entries()
+	}
+	return p
+}
+
+// entries returns nil for no list.
+func entries(list *policy.List) *[]string {
+	if list == nil {
+		return nil
+	}
+	all := append([]string{}, list.Entries()...)
+	return &all
 }
 
 // adopt puts network and secrets into place, before any code of the client's
@@ -57,7 +81,8 @@ func (s *Shim) adopt(p *wire.Personal) error {
 	s.parts.Gateway.SetPolicy(allow, ceiling)
 	s.own.mu.Lock()
 	defer s.own.mu.Unlock()
-	s.own.env, s.own.allow, s.own.ceiling, s.own.secrets = env, allow, ceiling, describe(specs)
+	s.own.given, s.own.env, s.own.allow, s.own.ceiling = p.Env, env, allow, ceiling
+	s.own.set, s.own.secrets = set, describe(specs)
 	return nil
 }
 
@@ -120,7 +145,11 @@ func (s *Shim) prepareNetwork() error {
 // configure makes a spare somebody's sandbox: first its network, then what
 // its agent must know. When it fails, the spare is closed again and of no use
 // any more.
-func (s *Shim) configure(ctx context.Context, p wire.Personal) error {
+func (s *Shim) configure(p wire.Personal) error {
+	return s.operate(requestTimeout, func(ctx context.Context) error { return s.configureSpare(ctx, p) })
+}
+
+func (s *Shim) configureSpare(ctx context.Context, p wire.Personal) error {
 	s.own.late.Lock()
 	defer s.own.late.Unlock()
 	if !s.spec.Spare || s.own.done {
@@ -147,7 +176,20 @@ func (s *Shim) personaliseSpare(ctx context.Context, p wire.Personal) error {
 	if len(update.Env) == 0 && update.ExtraRoots == "" {
 		return nil
 	}
-	return s.tell(ctx, func() error { return link.SendUpdate(s.control, update) })
+	l, err := s.running()
+	if err != nil {
+		return err
+	}
+	return l.tell(ctx, func(w io.Writer) error { return link.SendUpdate(w, update) })
+}
+
+var errUnconfigured = errors.New("the sandbox has no configuration yet")
+
+// configured reports whether the sandbox is somebody's.
+func (s *Shim) configured() bool {
+	s.own.late.Lock()
+	defer s.own.late.Unlock()
+	return !s.spec.Spare || s.own.done
 }
 
 func (s *Shim) environment() map[string]string {
@@ -176,29 +218,6 @@ func (s *Shim) guestRoots() string {
 	return roots + s.parts.Gateway.CAPEM()
 }
 
-// tell sends the agent a message and reads its answer.
-func (s *Shim) tell(ctx context.Context, send func() error) error {
-	_ = s.control.SetDeadline(time.Time{})
-	interrupt := context.AfterFunc(ctx, func() { _ = s.control.SetDeadline(time.Now()) })
-	defer interrupt()
-	if err := send(); err != nil {
-		return err
-	}
-	var ready link.Ready
-	if err := link.ReceiveControl(s.control, &ready); err != nil {
-		return err
-	}
-	if ready.Error != "" {
-		return refusal(ready.Error)
-	}
-	return nil
-}
-
-// refusal is what the agent answered. It is the guest's text.
-type refusal string
-
-func (r refusal) Error() string { return fmt.Sprintf("agent: %.512q", string(r)) }
-
 func (s *Shim) openAudit() error {
 	if s.parts.Audit == nil {
 		return nil
@@ -212,7 +231,7 @@ func (s *Shim) setPolicy(change *wire.SetPolicy) (api.NetworkPolicy, error) {
 	s.own.late.Lock()
 	defer s.own.late.Unlock()
 	if s.spec.Spare && !s.own.done {
-		return api.NetworkPolicy{}, errors.New("the sandbox has no configuration yet")
+		return api.NetworkPolicy{}, errUnconfigured
 	}
 	s.own.mu.Lock()
 	defer s.own.mu.Unlock()
@@ -224,11 +243,7 @@ func (s *Shim) setPolicy(change *wire.SetPolicy) (api.NetworkPolicy, error) {
 		s.parts.Gateway.SetPolicy(allow, s.own.ceiling)
 		s.own.allow = allow
 	}
-	p := api.NetworkPolicy{Strict: s.spec.Gateway.Strict, Secrets: s.own.secrets}
-	if s.own.allow != nil {
-		entries := append([]string{}, s.own.allow.Entries()...)
-		p.AllowNet = &entries
-	}
+	p := api.NetworkPolicy{Strict: s.spec.Gateway.Strict, Secrets: s.own.secrets, AllowNet: entries(s.own.allow)}
 	if s.own.ceiling != nil {
 		p.Ceiling = s.own.ceiling.Entries()
 	}

@@ -4,38 +4,14 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"sync"
 
 	"github.com/atollhq/atoll/internal/gateway"
 	"github.com/atollhq/atoll/internal/gateway/audit"
 	"github.com/atollhq/atoll/internal/gateway/intercept"
 	"github.com/atollhq/atoll/internal/gateway/upstream"
-	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
-
-// cardMTU is the largest that a TAP takes, in whole words, because no packet
-// leaves the host as it is: the gateway ends every connection, and each packet
-// costs several changes between processes.
-const cardMTU = 65520
-
-// Network is what every guest sees: each sandbox is alone on its network, so
-// all have the same addresses.
-func Network() machine.Network {
-	gateway4, gateway6 := netip.MustParseAddr("10.87.0.1"), netip.MustParseAddr("fd00:a701::1")
-	return machine.Network{
-		MTU:         cardMTU,
-		GuestMAC:    net.HardwareAddr{0x02, 0xa7, 0x01, 0x00, 0x00, 0x02},
-		GatewayMAC:  net.HardwareAddr{0x02, 0xa7, 0x01, 0x00, 0x00, 0x01},
-		Guest4:      netip.MustParsePrefix("10.87.0.2/24"),
-		Gateway4:    gateway4,
-		Guest6:      netip.MustParsePrefix("fd00:a701::2/64"),
-		Gateway6:    gateway6,
-		Nameservers: []netip.Addr{gateway4, gateway6},
-	}
-}
 
 // NewGateway makes the sandbox's gateway on the host's network. A nil record
 // keeps no audit.
@@ -46,7 +22,7 @@ func NewGateway(spec wire.Spec, record audit.Log, log *slog.Logger) (*gateway.Ga
 		return nil, fmt.Errorf("make gateway: %w", err)
 	}
 	return gateway.New(gateway.Config{
-		Network: Network(), Exceptions: spec.Gateway.Exceptions, Upstream: up, TCPOnly: spec.Gateway.Proxy != "",
+		Network: wire.Network(), Exceptions: spec.Gateway.Exceptions, Upstream: up, TCPOnly: spec.Gateway.Proxy != "",
 		Roots: roots, Strict: spec.Gateway.Strict, Audit: record, Log: log,
 	})
 }

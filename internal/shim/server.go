@@ -72,7 +72,7 @@ func (srv *server) answer(conn net.Conn, in *bufio.Reader, r wire.Request) error
 	case wire.OpOpen:
 		return srv.open(conn, in, r)
 	case wire.OpStatus:
-		status := srv.shim.snapshot()
+		status := srv.shim.measured()
 		return wire.Write(conn, wire.Reply{Status: &status})
 	case wire.OpWatch:
 		return srv.watch(conn)
@@ -80,6 +80,13 @@ func (srv *server) answer(conn net.Conn, in *bufio.Reader, r wire.Request) error
 		return srv.configure(conn, r.Personal)
 	case wire.OpPolicy:
 		return srv.policy(conn, r.Policy)
+	case wire.OpPause:
+		took, err := srv.shim.pause(r.ToDisk)
+		return srv.reply(conn, wire.Reply{Pause: &took}, err)
+	case wire.OpResume:
+		return srv.reply(conn, wire.Reply{}, srv.shim.resume())
+	case wire.OpFork:
+		return srv.fork(conn)
 	case wire.OpStop:
 		return srv.stop(conn, r.Reason)
 	default:
@@ -87,50 +94,90 @@ func (srv *server) answer(conn net.Conn, in *bufio.Reader, r wire.Request) error
 	}
 }
 
+// reply answers, with the error if there is one.
+func (srv *server) reply(conn net.Conn, r wire.Reply, err error) error {
+	if err == nil {
+		return wire.Write(conn, r)
+	}
+	refusal := wire.Reply{Error: err.Error()}
+	if coded, ok := errors.AsType[*codedError](err); ok {
+		refusal.Code, refusal.Error = coded.code, coded.text
+		if coded.cause != nil {
+			refusal.Cause = coded.cause.Error()
+		}
+	}
+	return wire.Write(conn, refusal)
+}
+
 func (srv *server) configure(conn net.Conn, p *wire.Personal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-	defer cancel()
 	if p == nil {
-		return wire.Write(conn, wire.Reply{Error: "there is nothing to configure"})
+		return srv.reply(conn, wire.Reply{}, errors.New("there is nothing to configure"))
 	}
-	if err := srv.shim.configure(ctx, *p); err != nil {
-		return wire.Write(conn, wire.Reply{Error: err.Error()})
-	}
-	return wire.Write(conn, wire.Reply{})
+	return srv.reply(conn, wire.Reply{}, srv.shim.configure(*p))
 }
 
 func (srv *server) policy(conn net.Conn, change *wire.SetPolicy) error {
 	p, err := srv.shim.setPolicy(change)
+	return srv.reply(conn, wire.Reply{Policy: &p}, err)
+}
+
+// fork frees what children start from when the connection is closed.
+func (srv *server) fork(conn net.Conn) error {
+	f, done, err := srv.shim.fork()
 	if err != nil {
-		return wire.Write(conn, wire.Reply{Error: err.Error()})
+		return srv.reply(conn, wire.Reply{}, err)
 	}
-	return wire.Write(conn, wire.Reply{Policy: &p})
+	defer done()
+	err = wire.Write(conn, wire.Reply{Fork: &f})
+	f = wire.Fork{} // it holds the secrets
+	if err != nil {
+		return err
+	}
+	select {
+	case <-left(conn):
+	case <-srv.shim.finished:
+	}
+	return nil
+}
+
+// left is closed when the other end, which says nothing more, has gone.
+func left(conn net.Conn) <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	return gone
 }
 
 // open joins the connection with a new stream of the link.
 func (srv *server) open(conn net.Conn, in *bufio.Reader, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
-	stream, err := srv.shim.link.Dial(ctx, r.Kind, r.Header)
+	l, err := srv.shim.running()
 	if err != nil {
-		return wire.Write(conn, wire.Reply{Error: err.Error()})
+		return srv.reply(conn, wire.Reply{}, err)
+	}
+	stream, err := l.link.Dial(ctx, r.Kind, r.Header)
+	if err != nil {
+		return srv.reply(conn, wire.Reply{}, err)
 	}
 	if err := wire.Write(conn, wire.Reply{}); err != nil {
 		return errors.Join(err, stream.Close())
 	}
-	srv.splice(conn, in, stream)
+	splice(conn, in, stream, l.link.Done())
 	return nil
 }
 
 // splice copies both ways until both directions have ended. The daemon's end
 // going away ends the stream; the link's end ends the connection.
-func (srv *server) splice(conn net.Conn, in *bufio.Reader, stream net.Conn) {
+func splice(conn net.Conn, in *bufio.Reader, stream net.Conn, ended <-chan struct{}) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = io.Copy(conn, stream)
 		select {
-		case <-srv.shim.link.Done():
+		case <-ended:
 			_ = conn.Close()
 		default:
 			if half, ok := conn.(*net.UnixConn); ok {
@@ -152,15 +199,10 @@ func (srv *server) watch(conn net.Conn) error {
 	if err := wire.Write(conn, wire.Reply{Status: &status}); err != nil {
 		return err
 	}
-	gone := make(chan struct{})
-	go func() { // the watcher says nothing more: a read ends when it leaves
-		defer close(gone)
-		_, _ = io.Copy(io.Discard, conn)
-	}()
 	select {
 	case <-srv.shim.finished:
 		return wire.Write(conn, wire.Reply{Exit: &srv.shim.exit})
-	case <-gone:
+	case <-left(conn):
 		return nil
 	}
 }

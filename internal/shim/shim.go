@@ -11,6 +11,12 @@
 // A spare is a sandbox that was started before anybody asked for it. It
 // reaches nothing until a request, configure, gives it environment, network
 // and secrets; by then nothing but the agent has run in it.
+//
+// A sandbox can stand still: paused, its machine is kept in memory and the
+// link with all streams stays; suspended, the machine is on disk and gone, and
+// resuming makes another one, with a session of its own. The shim stays in
+// either case, and with it secrets, authority and lists, which are on no disk.
+// Operations on the machine run one at a time, and end when the sandbox does.
 package shim
 
 import (
@@ -26,6 +32,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
@@ -44,6 +51,13 @@ const (
 // Gateway is the network end that the shim attaches a machine to.
 type Gateway interface {
 	Attach(machine.NIC) error
+	// Detach gives up the card and cuts all connections; another card can be
+	// attached.
+	Detach()
+	// Names is what the guest's virtual addresses stand for; ContinueNames has
+	// them stand for the same as another gateway's.
+	Names() names.State
+	ContinueNames(names.State) error
 	// SetPolicy replaces what may be reached, nil for no list, and cuts the
 	// connections that no longer may.
 	SetPolicy(allow, ceiling *policy.List)
@@ -82,16 +96,27 @@ type Shim struct {
 
 	own own
 
-	machine machine.Machine // set by start, before serving
-	link    *link.Session
-	control net.Conn
+	operations context.Context // ends when no operation may run any more
+	interrupt  context.CancelFunc
+	ended      sync.Once     // of operations
+	turn       chan struct{} // holds an element while an operation runs
 
-	mu     sync.Mutex
-	status wire.Status
+	mu         sync.Mutex // guards the following
+	status     wire.Status
+	first      machine.Machine // that was started; set by start
+	life       *life
+	changed    chan struct{}     // closed when life changes
+	generation uint32            // the highest so far; changes only within operations
+	saved      *machine.Snapshot // what a suspended sandbox continues from
+	saves      int               // numbers their directories
+	forks      int               // open ones
+	used       time.Duration     // CPU time, as far as it was measured
+	usedBefore time.Duration     // by earlier lives
 
-	stop     chan string   // reasons; capacity 1, further ones are dropped
-	finished chan struct{} // closed when the machine is gone and freed
-	exit     wire.Exit     // valid when finished is closed
+	broken   chan wire.Exit // the machine could not be restored; capacity 1
+	stop     chan string    // reasons; capacity 1, further ones are dropped
+	finished chan struct{}  // closed when the machine is gone and freed
+	exit     wire.Exit      // valid when finished is closed
 }
 
 // New prepares a shim.
@@ -99,9 +124,11 @@ func New(spec wire.Spec, parts Parts) *Shim {
 	s := &Shim{
 		spec: spec, parts: parts, layout: layout.Sandbox{Dir: spec.Dir}, log: parts.Log,
 		stop: make(chan string, 1), finished: make(chan struct{}),
+		turn: make(chan struct{}, 1), changed: make(chan struct{}), broken: make(chan wire.Exit, 1), generation: firstGeneration,
 	}
+	s.operations, s.interrupt = context.WithCancel(context.Background())
 	s.status = wire.Status{
-		PID: os.Getpid(), Started: time.Now().UTC(),
+		PID: os.Getpid(), Started: time.Now().UTC(), Power: wire.PowerRunning,
 		Machine: machine.State{Driver: parts.Driver.Info().Name, ID: spec.ID, Dir: s.layout.Machine()},
 	}
 	return s
@@ -120,10 +147,10 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 		if listener != nil {
 			_ = listener.Close()
 		}
-		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error()}), started.Close())
+		return errors.Join(err, wire.Write(started, wire.Started{Error: err.Error(), TemplateFailed: s.templateFailed(ctx, err)}), started.Close())
 	}
 	server := s.serve(listener)
-	if err := errors.Join(wire.Write(started, wire.Started{}), started.Close()); err != nil {
+	if err := errors.Join(wire.Write(started, wire.Started{TemplateFailed: s.templateFailed(ctx, nil)}), started.Close()); err != nil {
 		s.log.Warn("report start", "error", err)
 	}
 	s.exit = s.await(ctx)
@@ -132,6 +159,16 @@ func (s *Shim) Run(ctx context.Context, started io.WriteCloser) error {
 	close(s.finished)
 	server.shutdown()
 	return nil
+}
+
+// templateFailed reports whether the template is to blame for how the start
+// went: the machine booted instead, or it did not and nobody answered in it.
+func (s *Shim) templateFailed(ctx context.Context, failure error) bool {
+	if s.spec.Template == nil || ctx.Err() != nil {
+		return false
+	}
+	m, ok := s.first.(machine.Templated)
+	return ok && m.FromTemplate() == (failure != nil)
 }
 
 // prepare makes what must exist before the machine does.
@@ -160,63 +197,35 @@ func (s *Shim) start(ctx context.Context) error {
 	if err := s.prepareNetwork(); err != nil {
 		return err
 	}
-	m, err := s.parts.Driver.Start(ctx, s.machineSpec())
+	l, err := s.firstLife(ctx)
 	if err != nil {
-		return fmt.Errorf("start machine: %w", err)
-	}
-	s.machine = m
-	if s.link, err = link.Open(ctx, m.Link(), 1); err != nil {
-		return s.startFailure(ctx, err)
-	}
-	if err := s.personalise(ctx); err != nil {
 		return err
 	}
-	if settler, ok := m.(machine.Settler); ok {
-		if err := settler.Settle(); err != nil {
-			s.log.Warn("settle machine", "error", err)
-		}
-	}
+	s.setLife(l)
 	return nil
+}
+
+// firstLife starts a machine, or continues another sandbox's.
+func (s *Shim) firstLife(ctx context.Context) (*life, error) {
+	if s.spec.Origin != nil {
+		return s.startFork(ctx, *s.spec.Origin)
+	}
+	m, err := s.parts.Driver.Start(ctx, s.machineSpec())
+	if err != nil {
+		return nil, fmt.Errorf("start machine: %w", err)
+	}
+	s.first = m
+	return s.enliven(ctx, m, firstGeneration, func(l *life) error {
+		return l.tell(ctx, func(w io.Writer) error { return link.SendControl(w, s.agentConfig(m)) })
+	})
 }
 
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent,
+		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent, Template: s.spec.Template,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
-	}
-}
-
-// personalise sends the agent its configuration and waits for its answer,
-// for the machine's end, or for ctx.
-func (s *Shim) personalise(ctx context.Context) error {
-	control, err := s.link.Dial(ctx, link.KindControl, struct{}{})
-	if err != nil {
-		return s.startFailure(ctx, err)
-	}
-	s.control = control
-	err = s.tell(ctx, func() error { return link.SendControl(control, s.agentConfig()) })
-	if _, refused := errors.AsType[refusal](err); refused {
-		return fmt.Errorf("personalise machine: %w", err)
-	}
-	if err != nil {
-		return s.startFailure(ctx, err)
-	}
-	return nil
-}
-
-// startFailure prefers the machine's own account of its end over the broken
-// stream that it caused.
-func (s *Shim) startFailure(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("personalise machine: no answer from the agent: %w", ctx.Err())
-	}
-	select {
-	case exit := <-s.machine.Exited():
-		return fmt.Errorf("personalise machine: it ended (%s): %s", exit.Reason, exit.Detail)
-	case <-time.After(time.Second):
-		return fmt.Errorf("personalise machine: %w", err)
 	}
 }
 
@@ -227,7 +236,7 @@ const (
 	guestHome = "/home/app"
 )
 
-func (s *Shim) agentConfig() link.Config {
+func (s *Shim) agentConfig(m machine.Machine) link.Config {
 	nameservers := make([]string, len(s.parts.Network.Nameservers))
 	for i, ns := range s.parts.Network.Nameservers {
 		nameservers[i] = ns.String()
@@ -237,44 +246,94 @@ func (s *Shim) agentConfig() link.Config {
 		maxMessage = api.MaxClientMessage
 	}
 	var boot *link.Boot
-	if booter, ok := s.machine.(machine.Booter); ok {
+	if booter, ok := m.(machine.Booter); ok {
 		b := booter.Boot()
 		boot = &b
 	}
 	return link.Config{
-		Boot:       boot,
-		Generation: 1, Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
+		Generation: firstGeneration, SandboxID: s.spec.ID, MachineID: newMachineID(), Entropy: entropy(), Boot: boot,
+		Hostname: s.spec.Hostname, Env: s.environment(), ExtraRoots: s.guestRoots(),
 		Nameservers: nameservers, MemoryBytes: s.spec.MemoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: guestUID, GroupID: guestUID, User: guestUser, Home: guestHome, MaxMessage: maxMessage,
 	}
 }
 
-// await returns when the machine has ended, by itself or on request.
+// await returns when the sandbox has ended, by itself or on request. Its
+// machine may be replaced by another meanwhile.
 func (s *Shim) await(ctx context.Context) wire.Exit {
-	select {
-	case exit := <-s.machine.Exited():
-		return exitOf(exit)
-	case reason := <-s.stop:
-		return s.end(reason)
-	case <-s.link.Done():
-		return s.linkLost()
-	case <-ctx.Done():
-		return s.end(api.StopShutdown)
+	for {
+		l, changed := s.look()
+		if exit, over := s.watch(ctx, l, changed); over {
+			return exit
+		}
 	}
+}
+
+// watch returns when one life, which may be none, is over, and whether the
+// sandbox is.
+func (s *Shim) watch(ctx context.Context, l *life, changed <-chan struct{}) (exit wire.Exit, over bool) {
+	var exited <-chan machine.Exit
+	var lost <-chan struct{}
+	if l != nil {
+		exited, lost = l.machine.Exited(), l.link.Done()
+	}
+	select {
+	case exit := <-exited:
+		return s.exited(ctx, l, exit)
+	case <-lost:
+		return s.linkLost(ctx, l)
+	case exit := <-s.broken:
+		return exit, true
+	case <-changed:
+		return wire.Exit{}, false
+	case reason := <-s.stop:
+		return s.end(reason), true
+	case <-ctx.Done():
+		return s.end(api.StopShutdown), true
+	}
+}
+
+// exited: a machine that was saved has ended on purpose, if that succeeds.
+func (s *Shim) exited(ctx context.Context, l *life, exit machine.Exit) (wire.Exit, bool) {
+	if exit.Reason != machine.ExitSaved {
+		return exitOf(exit), true
+	}
+	return s.replaced(ctx, l, nil, func() wire.Exit { return exitOf(exit) })
 }
 
 // linkLost: an agent that closed its link cannot be reached again. If the
 // machine is ending, its own reason is better.
-func (s *Shim) linkLost() wire.Exit {
+func (s *Shim) linkLost(ctx context.Context, l *life) (wire.Exit, bool) {
+	return s.replaced(ctx, l, l.machine.Exited(), func() wire.Exit {
+		select {
+		case exit := <-l.machine.Exited():
+			return exitOf(exit)
+		case reason := <-s.stop:
+			return s.end(reason)
+		case <-time.After(stopTimeout):
+			s.end(api.StopCrashed)
+			return wire.Exit{Reason: api.StopCrashed, Detail: "the agent closed its link"}
+		}
+	})
+}
+
+// replaced waits for the operation under way, which may be what ended a life
+// on purpose. If it was none, otherwise says why the sandbox has ended.
+func (s *Shim) replaced(ctx context.Context, l *life, exited <-chan machine.Exit, otherwise func() wire.Exit) (wire.Exit, bool) {
 	select {
-	case exit := <-s.machine.Exited():
-		return exitOf(exit)
+	case s.turn <- struct{}{}:
+		<-s.turn
+	case exit := <-exited:
+		return s.exited(ctx, l, exit)
 	case reason := <-s.stop:
-		return s.end(reason)
-	case <-time.After(stopTimeout):
-		s.end(api.StopCrashed)
-		return wire.Exit{Reason: api.StopCrashed, Detail: "the agent closed its link"}
+		return s.end(reason), true
+	case <-ctx.Done():
+		return s.end(api.StopShutdown), true
 	}
+	if now, _ := s.look(); now != l {
+		return wire.Exit{}, false
+	}
+	return otherwise(), true
 }
 
 func exitOf(e machine.Exit) wire.Exit {
@@ -288,29 +347,33 @@ func exitOf(e machine.Exit) wire.Exit {
 	return wire.Exit{Reason: reason, Detail: e.Detail}
 }
 
+// end asks a running machine to end; one that stands still can't be asked.
 func (s *Shim) end(reason string) wire.Exit {
+	s.endOperations()
+	l, power := s.current()
+	if l == nil || power != wire.PowerRunning {
+		return wire.Exit{Reason: reason}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if err := s.machine.Stop(ctx); err != nil {
+	if err := l.machine.Stop(ctx); err != nil {
 		s.log.Error("stop machine", "error", err)
 	}
 	return wire.Exit{Reason: reason}
 }
 
-// free undoes start, in reverse, as far as it got.
+// free undoes start, in reverse, as far as it got, and what operations left.
 func (s *Shim) free() {
-	ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
-	defer cancel()
-	if s.control != nil {
-		_ = s.control.Close()
+	s.endOperations()
+	s.mu.Lock()
+	l, v := s.life, s.saved
+	s.saved = nil
+	s.mu.Unlock()
+	if l != nil {
+		s.bury(l)
 	}
-	if s.link != nil {
-		_ = s.link.Close()
-	}
-	if s.machine != nil {
-		if err := s.machine.Destroy(ctx); err != nil {
-			s.log.Error("destroy machine", "error", err)
-		}
+	if v != nil {
+		s.release(v)
 	}
 	if err := s.parts.Gateway.Close(); err != nil {
 		s.log.Error("close gateway", "error", err)

@@ -19,8 +19,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/atollhq/atoll/api"
-	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/agent/rpc/rpctest"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/policy"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
@@ -44,6 +44,7 @@ type fakeGateway struct {
 	allow   *policy.List
 	ceiling *policy.List
 	secrets *secret.Set
+	names   names.State // that it continues
 }
 
 func (g *fakeGateway) note(call string) {
@@ -53,8 +54,20 @@ func (g *fakeGateway) note(call string) {
 }
 
 func (g *fakeGateway) Attach(nic machine.NIC) error { g.note("attach"); return nic.File.Close() }
+func (g *fakeGateway) Detach()                      { g.note("detach") }
 func (g *fakeGateway) Close() error                 { return nil }
-func (g *fakeGateway) CAPEM() string                { return certificate }
+func (g *fakeGateway) Names() names.State {
+	return names.State{Next: 1, Names: []names.Named{{Name: "a.test", Slot: 1}}}
+}
+
+func (g *fakeGateway) ContinueNames(st names.State) error {
+	g.note("names")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.names = st
+	return nil
+}
+func (g *fakeGateway) CAPEM() string { return certificate }
 
 func (g *fakeGateway) SetPolicy(allow, ceiling *policy.List) {
 	g.note("policy")
@@ -101,9 +114,21 @@ type running struct {
 	gateway *fakeGateway
 	root    string // of the guest's files
 	audit   fakeAudit
+	driver  *driver
+	guest   *guest
+	cancel  context.CancelFunc
 }
 
 func run(t *testing.T, change func(*wire.Spec)) *running {
+	t.Helper()
+	r := prepared(t, change)
+	r.start()
+	return r
+}
+
+// prepared is a shim that doesn't run yet. If it is to continue from another
+// sandbox, its guest is a copy of one that personal was given to.
+func prepared(t *testing.T, change func(*wire.Spec)) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "shim-") // t.TempDir's path may be too long for a socket
 	if err != nil {
@@ -115,18 +140,23 @@ func run(t *testing.T, change func(*wire.Spec)) *running {
 		t.Fatal(err)
 	}
 	r := &running{t: t, gateway: &fakeGateway{}, root: t.TempDir()}
+	r.guest = newGuest(t, r.root)
+	r.driver = &driver{Driver: fake.New(r.guest.start)}
+	r.driver.Restored = r.guest.restore
 	spec := wire.Spec{ID: "sbx", Dir: dir, Image: file, Agent: file, ExtraRoots: "# no certificate"}
 	if change != nil {
 		change(&spec)
 	}
 	r.shim = New(spec, Parts{
-		Driver: fake.New(func(ctx context.Context, conn net.Conn) {
-			_ = agent.Run(ctx, conn, agent.Options{Version: "test", Root: r.root, Host: guestKernel{}})
-		}),
-		Gateway: r.gateway, Log: slog.New(slog.DiscardHandler),
+		Driver: r.driver, Gateway: r.gateway, Log: slog.New(slog.DiscardHandler),
 		Audit: &r.audit,
 	})
-	r.start()
+	if spec.Origin != nil {
+		r.guest.clone(link.Config{
+			Generation: spec.Origin.Generation, SandboxID: spec.Origin.SandboxID, Home: "/", UserID: uint32(os.Getuid()), GroupID: uint32(os.Getgid()),
+			MaxMessage: 1 << 20, Env: map[string]string{"GREETING": "hello", "API_KEY": "the parent's"},
+		})
+	}
 	return r
 }
 
@@ -134,6 +164,7 @@ func (r *running) start() {
 	r.t.Helper()
 	reader, writer := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
 	ended := make(chan error, 1)
 	go func() { ended <- r.shim.Run(ctx, writer) }()
 	r.t.Cleanup(func() {

@@ -31,13 +31,30 @@ type Sandbox struct {
 	Isolation string // name of the driver
 	Created   time.Time
 
+	// What a fork has in common with its parent, whatever the settings are by
+	// then; zero if an older server made it.
+	CPUs      int
+	DiskBytes int64
+	Image     string // path of its file
+
+	ForkedFrom string // id of the sandbox that it continues; empty for none
+
 	Status  Status
 	StopAt  time.Time // zero for the lifetime "session"
 	Stopped time.Time // zero while it runs
 	Reason  string    // api.Stop…; empty while it runs
+
+	// While the machine stands still the lifetime does, too: StopAt is then
+	// what it was, and Remaining counts.
+	Power     string        // api.PowerPaused or api.PowerSuspended; empty while it runs
+	Remaining time.Duration // 0 for the lifetime "session"
+
+	IdlePause  time.Duration // without activity until it is paused; 0 is never
+	IdleToDisk bool
 }
 
-const sandboxColumns = `id, org, region, labels, memory, isolation, status, created, stop_at, stopped, reason`
+const sandboxColumns = `id, org, region, labels, memory, isolation, status, created, stop_at, stopped, reason,
+	power, remaining, idle_pause, idle_to_disk, forked_from, cpus, disk, image`
 
 // CreateSandbox stores a new sandbox.
 func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
@@ -45,14 +62,53 @@ func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
 	}
-	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		sb.ID, sb.Org, sb.Region, string(labels), sb.MemoryMiB, sb.Isolation, string(sb.Status),
-		millis(sb.Created), optMillis(sb.StopAt), optMillis(sb.Stopped), sb.Reason)
+		millis(sb.Created), optMillis(sb.StopAt), optMillis(sb.Stopped), sb.Reason,
+		sb.Power, sb.Remaining.Milliseconds(), sb.IdlePause.Milliseconds(), sb.IdleToDisk, sb.ForkedFrom, sb.CPUs, sb.DiskBytes, sb.Image)
 }
 
-// SetRunning records that a sandbox that was being created runs.
-func (s *Store) SetRunning(ctx context.Context, id string) error {
-	return s.exec(ctx, "set running", `UPDATE sandboxes SET status = 'running' WHERE id = ? AND status = 'creating'`, id)
+// SetRunning records that sandboxes that were being created run: all of them,
+// or none if one was not being created.
+func (s *Store) SetRunning(ctx context.Context, ids ...string) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return classify(err, "set running")
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	for _, id := range ids {
+		if err := execIn(ctx, tx, "set running", `UPDATE sandboxes SET status = 'running' WHERE id = ? AND status = 'creating'`, id); err != nil {
+			return err
+		}
+	}
+	return classify(tx.Commit(), "set running")
+}
+
+// SetStill records that the machine of a running sandbox stands still, and
+// how much of its lifetime was left by then.
+func (s *Store) SetStill(ctx context.Context, id, power string, remaining time.Duration) error {
+	return s.exec(ctx, "set still", `UPDATE sandboxes SET power = ?, remaining = ? WHERE id = ? AND status = 'running'`,
+		power, remaining.Milliseconds(), id)
+}
+
+// SetRemaining changes how much is left of the lifetime of a sandbox whose
+// machine stands still.
+func (s *Store) SetRemaining(ctx context.Context, id string, remaining time.Duration) error {
+	return s.exec(ctx, "set remaining time", `UPDATE sandboxes SET remaining = ? WHERE id = ? AND status = 'running' AND power <> ''`,
+		remaining.Milliseconds(), id)
+}
+
+// SetAwake records that the machine of a sandbox runs again, and its end,
+// which is zero for the lifetime "session".
+func (s *Store) SetAwake(ctx context.Context, id string, stopAt time.Time) error {
+	return s.exec(ctx, "set awake", `UPDATE sandboxes SET power = '', remaining = 0, stop_at = ? WHERE id = ? AND status = 'running'`,
+		optMillis(stopAt), id)
+}
+
+// SetIdle replaces a running sandbox's idle policy.
+func (s *Store) SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error {
+	return s.exec(ctx, "set idle policy", `UPDATE sandboxes SET idle_pause = ?, idle_to_disk = ? WHERE id = ? AND status = 'running'`,
+		after.Milliseconds(), toDisk, id)
 }
 
 // SetStopAt moves the end of a running sandbox.
@@ -121,9 +177,10 @@ func (s *Store) PurgeSandboxes(ctx context.Context, before time.Time) (int64, er
 func scanSandbox(r row) (Sandbox, error) {
 	var sb Sandbox
 	var labels, status string
-	var created int64
+	var created, remaining, idle int64
 	var stopAt, stopped sql.NullInt64
-	err := r.Scan(&sb.ID, &sb.Org, &sb.Region, &labels, &sb.MemoryMiB, &sb.Isolation, &status, &created, &stopAt, &stopped, &sb.Reason)
+	err := r.Scan(&sb.ID, &sb.Org, &sb.Region, &labels, &sb.MemoryMiB, &sb.Isolation, &status, &created, &stopAt, &stopped, &sb.Reason,
+		&sb.Power, &remaining, &idle, &sb.IdleToDisk, &sb.ForkedFrom, &sb.CPUs, &sb.DiskBytes, &sb.Image)
 	if err != nil {
 		return sb, err
 	}
@@ -132,5 +189,6 @@ func scanSandbox(r row) (Sandbox, error) {
 	}
 	sb.Status, sb.Created = Status(status), fromMillis(created)
 	sb.StopAt, sb.Stopped = fromOptMillis(stopAt), fromOptMillis(stopped)
+	sb.Remaining, sb.IdlePause = time.Duration(remaining)*time.Millisecond, time.Duration(idle)*time.Millisecond
 	return sb, nil
 }

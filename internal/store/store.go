@@ -135,7 +135,16 @@ func classify(err error, what string) error {
 
 // exec runs one write and fails with errs.NotFound when it changed nothing.
 func (s *Store) exec(ctx context.Context, what, query string, args ...any) error {
-	res, err := s.write.ExecContext(ctx, query, args...)
+	return execIn(ctx, s.write, what, query, args...)
+}
+
+// execer is what *sql.DB and *sql.Tx have in common.
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+func execIn(ctx context.Context, db execer, what, query string, args ...any) error {
+	res, err := db.ExecContext(ctx, query, args...)
 	if err != nil {
 		return classify(err, what)
 	}

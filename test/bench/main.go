@@ -58,6 +58,8 @@ var figures = []struct {
 	{"policy", policyFigure},
 	{"search", searchFigure},
 	{"opened", openedFigure},
+	{"microvm", microvmFigure},
+	{"power", powerFigure},
 }
 
 func main() {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,22 @@ var systemMounts = []mount{
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noFiles, ""},
 }
 
+// deviceLinks are what programs expect in /dev beside devices.
+var deviceLinks = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+}
+
+// settings are the kernel's. The network is the guest's own: no port and no
+// echo request in it needs root, as with gVisor
+// (https://docs.kernel.org/networking/ip-sysctl.html).
+var settings = map[string]string{
+	"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
+	"/proc/sys/net/ipv4/ping_group_range":           "0 2147483647",
+}
+
+// openFiles bounds the open files of each process, as with gVisor.
+var openFiles = syscall.Rlimit{Cur: 65536, Max: 1 << 20}
+
 // Early mounts the kernel's file systems and loads the modules that need no
 // disk.
 func Early() error {
@@ -68,6 +85,20 @@ func Early() error {
 		if err := m.mount(""); err != nil {
 			return err
 		}
+	}
+	for name, target := range deviceLinks {
+		if err := os.Symlink(target, filepath.Join("/dev", name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("complete /dev: %w", err)
+		}
+	}
+	for file, value := range settings {
+		if err := os.WriteFile(file, []byte(value), 0); err != nil {
+			return fmt.Errorf("set up the kernel: %w", err)
+		}
+	}
+	// Not by package unix: what is set here, Go passes on to what it starts.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &openFiles); err != nil {
+		return fmt.Errorf("limit open files: %w", err)
 	}
 	return loadModules(false)
 }

@@ -180,7 +180,7 @@ func (h Host) image(context.Context) Check {
 	}
 	for _, path := range []string{h.Image.Kernel(), h.Image.Modules()} {
 		if _, err := os.Stat(path); err != nil {
-			return warn(path+" is missing: microVMs cannot start", remedy)
+			return h.lacking(path+" is missing: microVMs cannot start", remedy)
 		}
 	}
 	return ok(fmt.Sprintf("%s, %d MiB", h.Image.File(), info.Size()>>20))

@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/atollhq/atoll/internal/config"
+	"github.com/atollhq/atoll/internal/isolation"
 	"github.com/atollhq/atoll/internal/layout"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 )
 
 // host lays out a root directory with the given files.
@@ -33,6 +36,50 @@ func host(t *testing.T, files map[string]string) Host {
 		Listen:  "127.0.0.1:0",
 		BinDirs: []string{filepath.Join(root, "bin")},
 		Ping:    func(context.Context) error { return errors.New("nobody there") },
+		Examine: func(context.Context) isolation.Host { return isolation.Host{} },
+	}
+}
+
+// TestMicrovm: what microVMs lack is fatal only where they were asked for.
+func TestMicrovm(t *testing.T) {
+	lacks, slow := errors.New("no qemu\nno mke2fs"), errors.New("no KVM")
+	type checker = func(Host, context.Context) Check
+	for name, c := range map[string]struct {
+		isolation    string
+		host         isolation.Host
+		check        checker
+		status, says string
+	}{
+		"qemu":            {config.IsolationAuto, isolation.Host{QEMU: microvm.QEMU{Path: "/usr/bin/q", Version: "7.2"}}, Host.qemu, OK, "/usr/bin/q 7.2"},
+		"none needed":     {config.IsolationGvisor, isolation.Host{Lacks: lacks}, Host.qemu, Warn, "no qemu; no mke2fs"},
+		"none":            {config.IsolationMicrovm, isolation.Host{Lacks: lacks}, Host.qemu, Fail, "no qemu; no mke2fs"},
+		"slow":            {config.IsolationMicrovm, isolation.Host{Slow: slow}, Host.isolation, Warn, "software emulation, several times slower than with KVM: no KVM"},
+		"fast":            {config.IsolationMicrovm, isolation.Host{}, Host.isolation, OK, "with KVM"},
+		"gvisor":          {config.IsolationGvisor, isolation.Host{Slow: slow}, Host.isolation, OK, "gvisor"},
+		"auto":            {config.IsolationAuto, isolation.Host{}, Host.isolation, OK, "auto: microvm with KVM, if a trial"},
+		"auto without":    {config.IsolationAuto, isolation.Host{Slow: slow}, Host.isolation, OK, "auto: gvisor, not microvm: no KVM"},
+		"no kernel":       {config.IsolationAuto, isolation.Host{}, Host.image, Warn, "vmlinuz is missing"},
+		"no kernel there": {config.IsolationMicrovm, isolation.Host{}, Host.image, Fail, "vmlinuz is missing"},
+	} {
+		h := host(t, map[string]string{"images/debian-13.erofs": "", "images/debian-13.json": ""})
+		h.Isolation, h.Examine = c.isolation, func(context.Context) isolation.Host { return c.host }
+		if check := c.check(h, t.Context()); check.Status != c.status || !strings.Contains(check.Detail, c.says) || check.Status == Fail && check.Remedy == "" {
+			t.Errorf("%s: %+v", name, check)
+		}
+	}
+}
+
+func TestTrial(t *testing.T) {
+	h := host(t, nil)
+	h.Try = func(context.Context) (time.Duration, error) { return 1234 * time.Millisecond, nil }
+	checks := Run(t.Context(), h)
+	if last := checks[len(checks)-1]; last.Name != "trial" || last.Status != OK || !strings.Contains(last.Detail, "1.23s") {
+		t.Errorf("%+v", last)
+	}
+	h.Isolation = config.IsolationMicrovm
+	h.Try = func(context.Context) (time.Duration, error) { return 0, errors.New("a reason") }
+	if check := h.trial(t.Context()); check.Status != Fail || !strings.Contains(check.Detail, "a reason") {
+		t.Errorf("%+v", check)
 	}
 }
 
@@ -107,7 +154,7 @@ func TestNames(t *testing.T) {
 	}
 	want := []string{
 		"root", "settings", "kernel", "tun", "namespaces", "cgroups", "binaries", "image",
-		"build-tools", "disk", "memory", "virtualisation", "network", "server",
+		"build-tools", "disk", "memory", "virtualisation", "qemu", "isolation", "network", "server",
 	}
 	if len(names) != len(want) {
 		t.Fatalf("got %v", names)

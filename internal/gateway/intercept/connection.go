@@ -2,7 +2,6 @@ package intercept
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
@@ -159,10 +158,15 @@ func (c *connection) prepare(ctx context.Context) (net.Conn, error) {
 		p.SetUnencryptedHTTP2(c.http2)
 	})
 	c.upstream.transport.DialContext = c.dial
+	if c.http2 {
+		return newUpdates(c.guest), nil
+	}
 	return c.guest, nil
 }
 
-const bufferSize = 32 << 10
+// bufferSize is how many bytes are read and written at once: of HTTP/2, one
+// frame that fills whole records of TLS.
+const bufferSize = 32<<10 - frameHead
 
 // dial is the transport's way to upstream, in plain text.
 func (c *connection) dial(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -211,8 +215,12 @@ type connectionKey struct{}
 
 // withConnection makes a request's connection known to its handler.
 func withConnection(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+	for {
+		outer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = outer.NetConn()
 	}
 	return context.WithValue(ctx, connectionKey{}, c.(*guestConn).connection)
 }

@@ -37,16 +37,18 @@ type front struct {
 // address until the test ends.
 func newFront(t testing.TB, handler http.Handler) *front {
 	t.Helper()
+	up, authority := serveTLS(t, handler)
+	return newFrontOf(t, up, authority)
+}
+
+// serveTLS is a server on a loopback address, until the test ends, and the
+// authority of its certificate.
+func serveTLS(t testing.TB, handler http.Handler) (at netip.AddrPort, authority string) {
+	t.Helper()
 	world, err := NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(world.PEM()))
 	leaf, err := world.Leaf("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +59,20 @@ func newFront(t testing.TB, handler http.Handler) *front {
 	}
 	server := &http.Server{Handler: handler, ErrorLog: silent, ReadHeaderTimeout: time.Minute, TLSConfig: &tls.Config{Certificates: []tls.Certificate{*leaf}}}
 	go func() { _ = server.ServeTLS(up, "", "") }()
-	f := &front{up: netip.MustParseAddrPort(up.Addr().String())}
+	t.Cleanup(func() { _ = server.Close() })
+	return netip.MustParseAddrPort(up.Addr().String()), world.PEM()
+}
+
+// newFrontOf puts an interceptor before the server at up.
+func newFrontOf(t testing.TB, up netip.AddrPort, authority string) *front {
+	t.Helper()
+	ca, err := NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(authority))
+	f := &front{up: up}
 	f.to = New(Config{CA: ca, Roots: func() (*x509.CertPool, error) { return roots, nil }, Strict: true, Audit: audit.Discard{}, Log: slog.New(slog.DiscardHandler)})
 	if f.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -67,7 +82,6 @@ func newFront(t testing.TB, handler http.Handler) *front {
 		_ = f.listener.Close()
 		f.to.Close()
 		f.work.Wait()
-		_ = server.Close()
 	})
 	return f
 }
@@ -129,7 +143,7 @@ func TestHTTP2AsSpecified(t *testing.T) {
 		_, _ = w.Write([]byte("the answer"))
 	}))
 	at := f.listener.Addr().(*net.TCPAddr)
-	c := &config.Config{Host: "127.0.0.1", Port: at.Port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, TLS: true, Insecure: true}
+	c := &config.Config{Host: "127.0.0.1", Port: at.Port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 16000, TLS: true, Insecure: true}
 	passed := 0
 	for _, group := range []*spec.TestGroup{generic.Spec(), http2.Spec(), hpack.Spec()} {
 		group.Test(c)

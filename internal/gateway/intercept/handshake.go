@@ -17,8 +17,9 @@ const (
 )
 
 var (
-	errProtocol = errors.New("the guest speaks nothing that can be read")
-	errOther    = errors.New("upstream speaks another protocol than before")
+	errProtocol  = errors.New("the guest speaks nothing that can be read")
+	errHandshake = errors.New("handshake with the guest")
+	errOther     = errors.New("upstream speaks another protocol than before")
 )
 
 // prepareTLS shakes hands with upstream first: what it speaks is what the
@@ -33,7 +34,7 @@ func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: offered, SessionTicketsDisabled: true}
+	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: offered, SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true}
 	up, err := c.handshake(ctx, c.take(), offered)
 	if err != nil {
 		c.refused = &untrusted{err}
@@ -44,7 +45,31 @@ func (c *connection) prepareTLS(ctx context.Context) (net.Conn, error) {
 		config.NextProtos = []string{orHTTP1(chosen)}
 	}
 	c.useTLS(up, chosen)
-	return tls.Server(c.guest, config), nil
+	if chosen != protoHTTP2 {
+		return tls.Server(c.guest, config), nil
+	}
+	config.CipherSuites = suitesOfHTTP2
+	return c.prepareHTTP2(ctx, tls.Server(c.guest, config))
+}
+
+// suitesOfHTTP2 are those of TLS 1.2 that it may have (RFC 9113, 9.2.2), with
+// the kind of key that leaves have.
+var suitesOfHTTP2 = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+// prepareHTTP2 shakes hands with a guest that must speak HTTP/2, so that its
+// server sees what is inside TLS only, as from a guest that speaks it in plain
+// text.
+func (c *connection) prepareHTTP2(ctx context.Context, guest *tls.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
+	if err := guest.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	return newUpdates(guest), nil
 }
 
 // readable returns those of the offered protocols that can be read. No offer
@@ -115,7 +140,7 @@ func (c *connection) handshake(ctx context.Context, raw net.Conn, offer []string
 		return nil, err
 	}
 	up := tls.Client(raw, &tls.Config{
-		ServerName: c.host, RootCAs: roots, NextProtos: offer, ClientSessionCache: c.of.sessions,
+		ServerName: c.host, RootCAs: roots, NextProtos: offer, ClientSessionCache: c.of.sessions, DynamicRecordSizingDisabled: true,
 	})
 	if err := up.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake with %s: %w", c.host, err)

@@ -102,8 +102,9 @@ func New(cfg Config) *Interceptor {
 // business.
 var silent = log.New(io.Discard, "", 0)
 
-// frameSize is how many bytes one frame of a guest's HTTP/2 may have.
-const frameSize = 16 << 10
+// frameSize is how many bytes one frame of a guest's HTTP/2 may have. With its
+// head, a frame fills whole records of TLS.
+const frameSize = 64<<10 - frameHead
 
 // window is how many bytes of an HTTP/2 stream may be under way.
 const window = 1 << 20
@@ -160,6 +161,9 @@ func (i *Interceptor) Open(ctx context.Context, o forward.Opened) forward.Outcom
 	defer c.close()
 	defer context.AfterFunc(ctx, c.cut)()
 	served, err := c.prepare(ctx)
+	if errors.Is(err, errHandshake) {
+		return forward.Outcome{Note: noteHandshake}
+	}
 	if err != nil {
 		i.cfg.Log.Debug("connection not opened", "name", o.Query.Name, "error", err)
 		return forward.Outcome{Rule: ruleProtocol}

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	maxWhole    = 1 << 20 // bytes of a body that is read whole, for its exact length
-	maxUnpacked = 8 << 20 // bytes of such a body without its codings
-	pieceSize   = 32 << 10
+	maxWhole    = 1 << 20  // bytes of a body that is read whole, for its exact length
+	maxUnpacked = 8 << 20  // bytes of such a body without its codings
+	pieceSize   = 28 << 10 // so that what becomes of a piece fits into a reader's 32 KiB
 )
 
 // body passes a body through a Rewriter, piece by piece as they come.
@@ -19,7 +19,7 @@ type body struct {
 	rw   Rewriter     // nil passes everything as it is
 	done func() error // called once, when all has been read
 
-	in, buf []byte
+	in, buf []byte // memory
 	out     []byte // of the last piece, what hasn't been read
 	err     error
 }
@@ -34,11 +34,25 @@ func (b *body) Read(p []byte) (n int, err error) {
 		case len(p) == 0:
 			return 0, nil
 		}
-		b.out, b.err = b.next()
+		b.out, b.err = b.next(b.room(p))
 	}
-	n = copy(p, b.out)
+	if n = len(b.out); n > len(p) || &b.out[0] != &p[0] {
+		n = copy(p, b.out)
+	}
 	b.out = b.out[n:]
 	return n, nil
+}
+
+// room is where a piece's bytes go: at once to a reader that has room for all
+// but the largest.
+func (b *body) room(p []byte) []byte {
+	if len(p) > pieceSize {
+		return p[:0:len(p)]
+	}
+	if b.buf == nil {
+		b.buf = make([]byte, 0, pieceSize+pieceSize/8)
+	}
+	return b.buf[:0]
 }
 
 // pass reads what nobody rewrites.
@@ -58,17 +72,17 @@ func (b *body) finish() error {
 	return b.done()
 }
 
-// next reads one piece. What is held back of a body that breaks is dropped.
-func (b *body) next() ([]byte, error) {
+// next reads one piece and appends what becomes of it. What is held back of a
+// body that breaks is dropped.
+func (b *body) next(dst []byte) ([]byte, error) {
 	if b.in == nil {
-		b.in, b.buf = make([]byte, pieceSize), make([]byte, 0, pieceSize+pieceSize/8)
+		b.in = make([]byte, pieceSize)
 	}
 	n, err := b.src.Read(b.in)
-	out, rewriting := b.rw.Rewrite(b.buf[:0], b.in[:n], err == io.EOF)
+	out, rewriting := b.rw.Rewrite(dst, b.in[:n], err == io.EOF)
 	if rewriting != nil {
 		return nil, rewriting
 	}
-	b.buf = out
 	if err == io.EOF {
 		if failed := b.finish(); failed != nil {
 			return nil, failed

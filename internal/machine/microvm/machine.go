@@ -112,8 +112,26 @@ func (m *vm) boot(ctx context.Context, s machine.Spec) error {
 }
 
 // startFromTemplate starts a machine that was saved when it knew nothing of
-// its disks yet.
+// its disks yet. The network card, which is down in a template, is given away
+// when nothing can fail any more: it can be given away once.
 func (m *vm) startFromTemplate(ctx context.Context, s machine.Spec) error {
+	var card machine.NIC
+	held := s
+	held.AttachNIC = func(nic machine.NIC) error { card = nic; return nil }
+	err := m.loadTemplate(ctx, held)
+	if err == nil {
+		if err = s.AttachNIC(card); err == nil {
+			return nil
+		}
+		err = errors.Join(errCard, err)
+	}
+	if card.File != nil {
+		_ = card.File.Close()
+	}
+	return err
+}
+
+func (m *vm) loadTemplate(ctx context.Context, s machine.Spec) error {
 	if err := m.prepare(s, true); err != nil {
 		return err
 	}

@@ -76,75 +76,81 @@ func checkSize(file *os.File, bytes int64) error {
 	return err
 }
 
-// copyMemory writes what a stopped machine's memory holds to a file that is
-// empty so far; pages of zeros stay holes. It returns the bytes written.
+// copier copies what one machine's memory holds to a file that is empty so
+// far; pages of zeros stay holes.
 //
-// The process is asked only for the pages that are its own. Asking for others
+// The process is asked only for pages that are its own. Asking for others
 // would make the pages of the file beneath it be read in, or worse, filled.
-func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, error) {
-	info, err := base.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("copy memory: %w", err)
-	}
-	c := &copier{out: out, base: base, bytes: info.Size(), buffer: make([]byte, chunk)}
-	if private {
-		if err := c.openProcess(pid); err != nil {
-			return 0, fmt.Errorf("copy memory: %w", err)
-		}
-		defer c.close()
-	}
-	for at := int64(0); at < c.bytes; at += chunk {
-		if err := c.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
-			return c.written, fmt.Errorf("copy memory: %w", err)
-		}
-	}
-	return c.written, nil
-}
-
-// copier copies one machine's memory.
 type copier struct {
 	out, base *os.File
 	bytes     int64
-	buffer    []byte
 	written   int64
+	buffer    [chunk]byte
+	entries   [chunk / pageSize * entrySize]byte
 
-	// Of a process with a private view; nil if the base is all there is.
-	memory, pagemap *os.File
-	address         int64 // of the view in the process
-	entries         [chunk / pageSize * 8]byte
+	// Of the process; nil if the base is all that is of interest.
+	pid     int
+	private bool // the process's view differs from the base
+	pagemap *os.File
+	address int64 // of the view in the process
 }
 
-func (c *copier) openProcess(pid int) (err error) {
+// newCopier copies the memory that a process has mapped from the base.
+func newCopier(out *os.File, pid int, base *os.File, private bool) (*copier, error) {
+	c, err := newFileCopier(out, base)
+	if err != nil {
+		return nil, err
+	}
+	c.pid, c.private = pid, private
 	dir := "/proc/" + strconv.Itoa(pid)
-	if c.address, err = findMapping(dir+"/maps", c.base, c.bytes); err != nil {
-		return err
+	if c.address, err = findMapping(dir+"/maps", base, c.bytes); err != nil {
+		return nil, fmt.Errorf("copy memory: %w", err)
 	}
-	if c.memory, err = os.Open(dir + "/mem"); err != nil {
-		return err
+	if c.pagemap, err = os.Open(dir + "/pagemap"); err != nil {
+		return nil, fmt.Errorf("copy memory: %w", err)
 	}
-	c.pagemap, err = os.Open(dir + "/pagemap")
-	return errors.Join(err)
+	return c, nil
+}
+
+// newFileCopier copies a file.
+func newFileCopier(out, base *os.File) (*copier, error) {
+	info, err := base.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("copy memory: %w", err)
+	}
+	return &copier{out: out, base: base, bytes: info.Size()}, nil
 }
 
 func (c *copier) close() {
-	for _, f := range []*os.File{c.memory, c.pagemap} {
-		if f != nil {
-			_ = f.Close()
-		}
+	if c.pagemap != nil {
+		_ = c.pagemap.Close()
 	}
 }
 
+// copyAll copies everything, of a machine that stands still.
+func (c *copier) copyAll() error {
+	for at := int64(0); at < c.bytes; at += chunk {
+		if err := c.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
+			return fmt.Errorf("copy memory: %w", err)
+		}
+	}
+	return nil
+}
+
 func (c *copier) copyChunk(at, n int64) error {
-	whole := c.buffer[:n]
-	any, err := c.readBase(whole, at)
+	p := c.buffer[:n]
+	some, err := c.readBase(p, at)
 	if err != nil {
 		return err
 	}
-	own, err := c.readOwn(whole, at, !any)
-	if err != nil || !any && !own {
+	if !some {
+		clear(p)
+	}
+	own, err := c.readOwn(p, at)
+	if err != nil || !some && !own {
 		return err
 	}
-	return c.writePages(whole, at)
+	return c.writePages(p, at)
 }
 
 // readBase reads what the base has, and reports whether that is anything.
@@ -163,6 +169,7 @@ func (c *copier) readBase(p []byte, at int64) (bool, error) {
 // The bits of an entry of /proc/PID/pagemap
 // (https://docs.kernel.org/admin-guide/mm/pagemap.html).
 const (
+	entrySize   = 8
 	pagePresent = 1 << 63
 	pageSwapped = 1 << 62
 	pageOfFile  = 1 << 61
@@ -170,36 +177,52 @@ const (
 
 // readOwn puts the pages over p that are the process's own, and reports
 // whether there are any.
-func (c *copier) readOwn(p []byte, at int64, blank bool) (bool, error) {
-	if c.pagemap == nil {
+func (c *copier) readOwn(p []byte, at int64) (bool, error) {
+	if !c.private {
 		return false, nil
 	}
-	pages := len(p) / pageSize
-	entries := c.entries[:pages*8]
-	if _, err := c.pagemap.ReadAt(entries, (c.address+at)/pageSize*8); err != nil {
+	return c.eachRun(at, len(p), func(entry uint64) bool {
+		return entry&(pagePresent|pageSwapped) != 0 && entry&pageOfFile == 0
+	}, func(from, to int64) error {
+		return c.readProcess(p[from-at:to-at], from)
+	})
+}
+
+// readProcess reads from the view in the process.
+func (c *copier) readProcess(p []byte, at int64) error {
+	local := []unix.Iovec{{Base: &p[0], Len: uint64(len(p))}}
+	remote := []unix.RemoteIovec{{Base: uintptr(c.address + at), Len: len(p)}}
+	n, err := unix.ProcessVMReadv(c.pid, local, remote, 0)
+	if err == nil && n < len(p) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// eachRun calls do for each run of pages in a chunk of which the process's
+// entries are wanted, and reports whether there was any.
+func (c *copier) eachRun(at int64, n int, wanted func(entry uint64) bool, do func(from, to int64) error) (bool, error) {
+	pages := n / pageSize
+	entries := c.entries[:pages*entrySize]
+	if _, err := c.pagemap.ReadAt(entries, (c.address+at)/pageSize*entrySize); err != nil {
 		return false, fmt.Errorf("read page map: %w", err)
 	}
-	own := func(page int) bool {
-		e := binary.NativeEndian.Uint64(entries[page*8:])
-		return e&(pagePresent|pageSwapped) != 0 && e&pageOfFile == 0
+	want := func(page int) bool {
+		return page < pages && wanted(binary.NativeEndian.Uint64(entries[page*entrySize:]))
 	}
 	found := false
 	for page := 0; page < pages; page++ {
-		if !own(page) {
+		if !want(page) {
 			continue
 		}
-		if !found && blank {
-			clear(p)
-		}
 		found = true
-		end := page + 1
-		for end < pages && own(end) {
-			end++
+		first := page
+		for want(page) {
+			page++
 		}
-		if _, err := c.memory.ReadAt(p[page*pageSize:end*pageSize], c.address+at+int64(page)*pageSize); err != nil {
+		if err := do(at+int64(first)*pageSize, at+int64(page)*pageSize); err != nil {
 			return true, fmt.Errorf("read process memory: %w", err)
 		}
-		page = end
 	}
 	return found, nil
 }
@@ -294,7 +317,11 @@ func fillMemory(file *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = copyMemory(memory, 0, file, false); err == nil {
+	c, err := newFileCopier(memory, file)
+	if err == nil {
+		err = c.copyAll()
+	}
+	if err == nil {
 		err = seal(memory)
 	}
 	if err != nil {

@@ -259,3 +259,14 @@ func TestRunOf(t *testing.T) {
 		t.Error("nothing has a run")
 	}
 }
+
+// copyMemory copies at once.
+func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, error) {
+	c, err := newCopier(out, pid, base, private)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	err = c.copyAll()
+	return c.written, err
+}

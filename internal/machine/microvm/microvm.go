@@ -42,7 +42,9 @@ const (
 	overheadBytes = 128 << 20
 	overheadTCG   = 192 << 20
 
-	defaultMaxPIDs = 64 // QEMU's threads: one per processor, and those that wait for disks
+	// QEMU's threads: one per processor, a few of its own, and up to 64 that
+	// wait for disks.
+	defaultMaxPIDs = 128
 
 	// uidBase and a process id make a user that no other live machine has.
 	uidBase = 0x60000000

@@ -71,41 +71,121 @@ func (m *vm) goOn(ctx context.Context) error {
 
 // Save writes the machine's state. Its disk so far is shared with the
 // snapshot: a machine that goes on writes to a new file on top of it.
-func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (machine.Snapshot, error) {
+func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (snapshot machine.Snapshot, err error) {
 	m.power.Lock()
 	defer m.power.Unlock()
 	if m.over() {
-		return machine.Snapshot{}, errGone
+		return snapshot, errGone
 	}
-	top := ""
-	if o.Leave {
-		top = diskName(m.disks)
-		if err := m.makeTop(ctx, top); err != nil {
-			return machine.Snapshot{}, fmt.Errorf("save machine: %w", err)
+	s := saving{vm: m, SaveOptions: o, snapshot: machine.Snapshot{Driver: Name, Dir: o.Dir}}
+	if err := s.run(ctx); err != nil {
+		return machine.Snapshot{}, fmt.Errorf("save machine: %w", err)
+	}
+	return s.snapshot, nil
+}
+
+// saving is one call of Save.
+type saving struct {
+	*vm
+	machine.SaveOptions
+	snapshot machine.Snapshot
+	memory   *os.File // where the guest's memory is copied to
+	copier   *copier
+	top      string // the file that the machine writes to when it goes on
+}
+
+func (s *saving) run(ctx context.Context) (err error) {
+	defer func() {
+		if s.copier != nil {
+			s.copier.close()
 		}
+		if s.memory != nil && (err != nil || !s.Leave) {
+			err = errors.Join(err, s.memory.Close())
+		}
+	}()
+	paused := s.still
+	if err := s.prepare(ctx); err != nil {
+		return err
 	}
-	paused, began := m.still, time.Now()
-	err := m.halt(ctx)
-	var snapshot machine.Snapshot
+	began := time.Now()
+	err = s.halt(ctx)
 	if err == nil {
-		snapshot, err = m.save(ctx, o, top)
+		err = s.write(ctx)
 	}
-	if err == nil && !o.Leave {
-		err = m.leave()
+	if err == nil && !s.Leave {
+		err = s.leave()
 	} else if !paused {
 		// Also when ctx has ended: nobody else would.
 		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
 		defer cancel()
-		err = errors.Join(err, m.goOn(goOn))
+		err = errors.Join(err, s.goOn(goOn))
 	}
-	snapshot.StoodStill = time.Since(began)
-	if err != nil {
-		if snapshot.Close != nil {
-			err = errors.Join(err, snapshot.Close())
+	s.snapshot.StoodStill = time.Since(began)
+	if err == nil {
+		err = s.complete()
+	}
+	return err
+}
+
+// prepare makes what can be made while the machine runs.
+func (s *saving) prepare(ctx context.Context) (err error) {
+	if s.Leave {
+		s.top = diskName(s.disks)
+		if err := s.makeTop(ctx, s.top); err != nil {
+			return err
 		}
-		return machine.Snapshot{}, fmt.Errorf("save machine: %w", err)
+		if s.memory, err = newMemory(s.spec.MemoryBytes); err != nil {
+			return err
+		}
+	} else {
+		s.memory, err = os.OpenFile(filepath.Join(s.Dir, savedMemory), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := s.memory.Truncate(s.spec.MemoryBytes); err != nil {
+			return err
+		}
 	}
-	return snapshot, nil
+	s.copier, err = newCopier(s.memory, s.process.Pid, s.vm.memory, !s.shared)
+	return err
+}
+
+// write writes what a machine is that stands still.
+func (s *saving) write(ctx context.Context) error {
+	disks := s.disks
+	if err := s.saveState(ctx, s.Dir); err != nil {
+		return err
+	}
+	if s.Leave {
+		if err := s.addTop(ctx, s.top); err != nil {
+			return err
+		}
+	}
+	if err := linkAll(s.Dir, workDir(s.dir), disks); err != nil {
+		return err
+	}
+	image, err := imageID(s.spec.Image.File)
+	if err != nil {
+		return err
+	}
+	meta := saved{
+		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, DiskBytes: s.spec.DiskBytes,
+		Disks: disks, Image: image, Once: !s.Leave,
+	}
+	if err := meta.write(s.Dir); err != nil {
+		return err
+	}
+	return s.copier.copyAll()
+}
+
+// complete makes the copy of the memory what others can use.
+func (s *saving) complete() error {
+	if !s.Leave {
+		s.snapshot.Bytes = s.copier.written
+		return nil
+	}
+	s.snapshot.Memory, s.snapshot.Close = descriptorPath(s.memory), s.memory.Close
+	return seal(s.memory)
 }
 
 // leave ends a machine that was saved.
@@ -114,34 +194,6 @@ func (m *vm) leave() error {
 	m.gone = true
 	m.mu.Unlock()
 	return m.kill()
-}
-
-// save writes what a machine is that stands still.
-func (m *vm) save(ctx context.Context, o machine.SaveOptions, top string) (snapshot machine.Snapshot, err error) {
-	snapshot = machine.Snapshot{Driver: Name, Dir: o.Dir}
-	image, err := imageID(m.spec.Image.File)
-	if err != nil {
-		return snapshot, err
-	}
-	meta := saved{
-		MemoryBytes: m.spec.MemoryBytes, CPUs: m.spec.CPUs, DiskBytes: m.spec.DiskBytes,
-		Disks: m.disks, Image: image, Once: !o.Leave,
-	}
-	if err := m.saveState(ctx, o.Dir); err != nil {
-		return snapshot, err
-	}
-	if o.Leave {
-		if err := m.addTop(ctx, top); err != nil {
-			return snapshot, err
-		}
-	}
-	if err := linkAll(o.Dir, workDir(m.dir), meta.Disks); err != nil {
-		return snapshot, err
-	}
-	if err := m.saveMemory(&snapshot, o); err != nil {
-		return snapshot, err
-	}
-	return snapshot, meta.write(o.Dir)
 }
 
 // saveState has QEMU write the state of processors and devices. The command
@@ -209,33 +261,4 @@ func (m *vm) addTop(ctx context.Context, name string) error {
 		return fmt.Errorf("share disk: %w", err)
 	}
 	return nil
-}
-
-// saveMemory keeps the memory: where other machines can share it, or on disk.
-func (m *vm) saveMemory(snapshot *machine.Snapshot, o machine.SaveOptions) error {
-	if !o.Leave {
-		file, err := os.OpenFile(filepath.Join(o.Dir, savedMemory), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-		if err != nil {
-			return fmt.Errorf("save memory: %w", err)
-		}
-		defer func() { _ = file.Close() }()
-		if err := file.Truncate(m.spec.MemoryBytes); err != nil {
-			return fmt.Errorf("save memory: %w", err)
-		}
-		snapshot.Bytes, err = m.copyMemory(file)
-		return err
-	}
-	memory, err := newMemory(m.spec.MemoryBytes)
-	if err != nil {
-		return err
-	}
-	snapshot.Memory, snapshot.Close = descriptorPath(memory), memory.Close
-	if _, err := m.copyMemory(memory); err != nil {
-		return err
-	}
-	return seal(memory)
-}
-
-func (m *vm) copyMemory(to *os.File) (int64, error) {
-	return copyMemory(to, m.process.Pid, m.memory, !m.shared)
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -54,6 +55,10 @@ type Template struct {
 	Format      int          `json:"format"`
 }
 
+// maxStored bounds the templates on disk: clients choose sizes, and each has its
+// own.
+const maxStored = 16
+
 // maxResident bounds the templates whose memory is held at a time, and
 // keepResident is how long one that was used is held at least.
 const (
@@ -68,6 +73,10 @@ type Templates struct {
 	driver *Driver
 	log    *slog.Logger
 
+	making context.Context // ended by Close
+	stop   context.CancelFunc
+	makers sync.WaitGroup
+
 	mu       sync.Mutex
 	resident map[string]*resident // by key
 	digests  map[string]string    // of files, by identity
@@ -77,6 +86,7 @@ type Templates struct {
 type resident struct {
 	ready    chan struct{} // closed when the following are set
 	snapshot machine.Snapshot
+	filled   int64 // of the memory at first, bytes
 	err      error
 	used     time.Time // guarded by Templates.mu
 }
@@ -88,15 +98,40 @@ func NewTemplates(dir string, driver *Driver, log *slog.Logger) (*Templates, err
 		return nil, fmt.Errorf("make template directory: %w", err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, buildPrefix+"*"))
-	ctx, cancel := context.WithTimeout(context.Background(), destroyPatience)
-	defer cancel()
 	for _, path := range left {
-		err = errors.Join(err, cgroup.Open(buildID(path)).Remove(ctx), os.RemoveAll(path))
+		err = errors.Join(err, os.RemoveAll(path))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("remove unfinished templates: %w", err)
 	}
-	return &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}, nil
+	t := &Templates{dir: dir, driver: driver, log: log, resident: map[string]*resident{}, digests: map[string]string{}}
+	t.making, t.stop = context.WithCancel(context.Background())
+	return t, t.freeGroups()
+}
+
+// groupPrefix begins the names of the control groups of machines that become
+// templates; key and process id follow. Servers of one host make the same
+// templates.
+const groupPrefix = "template-"
+
+// freeGroups removes the control groups of killed processes, whose machines
+// died with them.
+func (t *Templates) freeGroups() error {
+	var err error
+	for _, name := range cgroup.Leftovers() {
+		rest, ok := strings.CutPrefix(name, groupPrefix)
+		_, pid, _ := strings.Cut(rest, "-")
+		if maker, bad := strconv.Atoi(pid); !ok || bad != nil || unix.Kill(maker, 0) == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.making, destroyPatience)
+		err = errors.Join(err, cgroup.Open(name).Remove(ctx))
+		cancel()
+	}
+	if err != nil {
+		return fmt.Errorf("free unfinished templates: %w", err)
+	}
+	return nil
 }
 
 // Get returns the template for machines like s, of which only image, agent,
@@ -109,10 +144,14 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 	}
 	t.mu.Lock()
 	r, ok := t.resident[key]
+	if ok && r.grown(s.MemoryBytes) {
+		r.retire()
+		ok = false
+	}
 	if !ok {
 		r = &resident{ready: make(chan struct{})}
 		t.resident[key] = r
-		go t.provide(context.WithoutCancel(ctx), key, s, r)
+		t.makers.Go(func() { t.provide(t.making, key, s, r) })
 	}
 	r.used = time.Now()
 	t.mu.Unlock()
@@ -144,18 +183,18 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	return errors.Join(r.release(), removeTemplate(t.dir, key))
 }
 
-// Close gives the templates' memory back. Machines that run keep what they
-// have.
+// Close ends the making of templates and gives their memory back. Machines
+// that run keep what they have. Get must not be called any more.
 func (t *Templates) Close() error {
+	t.stop()
+	t.makers.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var err error
-	for key, r := range t.resident {
-		if r.isReady() { // what is being made ends with the process
-			err = errors.Join(err, r.release())
-			delete(t.resident, key)
-		}
+	for _, r := range t.resident {
+		err = errors.Join(err, r.release())
 	}
+	clear(t.resident)
 	return err
 }
 
@@ -166,6 +205,26 @@ func (r *resident) isReady() bool {
 	default:
 		return false
 	}
+}
+
+// grown reports whether machines have filled so many holes of the memory that
+// a fresh copy is worth its making; see Driver.limits. It must be called with
+// the lock held.
+func (r *resident) grown(bytes int64) bool {
+	if !r.isReady() {
+		return false
+	}
+	var st unix.Stat_t
+	if r.err != nil || unix.Stat(r.snapshot.Memory, &st) != nil {
+		return false
+	}
+	return st.Blocks*512 > r.filled+bytes/2
+}
+
+// retire gives the memory back when no machine can be about to open it any
+// more.
+func (r *resident) retire() {
+	time.AfterFunc(keepResident, func() { _ = r.release() })
 }
 
 func (r *resident) release() error {
@@ -199,8 +258,13 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			r.snapshot, r.err = t.open(key)
 		}
 		if r.err == nil {
+			t.trim()
 			t.log.Info("made a template", "memory_mib", s.MemoryBytes>>20, "cpus", s.CPUs, "took", time.Since(began))
 		}
+	}
+	var st unix.Stat_t
+	if r.err == nil && unix.Stat(r.snapshot.Memory, &st) == nil {
+		r.filled = st.Blocks * 512
 	}
 	t.mu.Lock()
 	if r.err != nil {
@@ -231,6 +295,35 @@ func (t *Templates) evict() {
 	}
 }
 
+// trim removes the templates that were not opened for longest, beyond
+// maxStored, but for those that are held.
+func (t *Templates) trim() {
+	type stored struct {
+		key  string
+		used time.Time
+	}
+	entries, err := os.ReadDir(t.dir)
+	var all []stored
+	for _, entry := range entries {
+		info, gone := entry.Info()
+		if gone == nil && entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
+			all = append(all, stored{entry.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b stored) int { return b.used.Compare(a.used) })
+	for _, old := range all[min(maxStored, len(all)):] {
+		t.mu.Lock()
+		_, held := t.resident[old.key]
+		t.mu.Unlock()
+		if !held {
+			err = errors.Join(err, removeTemplate(t.dir, old.key))
+		}
+	}
+	if err != nil {
+		t.log.Warn("remove templates that are not used", "error", err)
+	}
+}
+
 // open reads a template from disk and holds its memory.
 func (t *Templates) open(key string) (machine.Snapshot, error) {
 	dir := filepath.Join(t.dir, key)
@@ -255,6 +348,10 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 		err = errors.New("its content is not what was saved")
 	}
 	if err != nil {
+		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
+	}
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err != nil { // see trim
 		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
 	}
 	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
@@ -284,12 +381,11 @@ func digestTemplate(dir string, memory *os.File) (string, error) {
 
 // digestContent writes a file's size and all that is not zero in it.
 func digestContent(hash io.Writer, file *os.File) error {
-	info, err := file.Stat()
+	c, err := newFileCopier(nil, file)
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(hash, "\n%d:", info.Size())
-	c := &copier{base: file, bytes: info.Size(), buffer: make([]byte, chunk)}
+	_, _ = fmt.Fprintf(hash, "\n%d:", c.bytes)
 	for at := int64(0); at < c.bytes; at += chunk {
 		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
@@ -355,14 +451,9 @@ func digestSaved(dir string) (string, error) {
 	return digestTemplate(dir, memory)
 }
 
-// buildID is the id of the machine that becomes the template in a directory.
-func buildID(dir string) string {
-	return "template-" + strings.TrimPrefix(filepath.Base(dir), buildPrefix)
-}
-
 // saveTemplate boots a machine and saves it into dir.
 func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (err error) {
-	s.ID, s.Dir = buildID(dir), filepath.Join(dir, "machine")
+	s.ID, s.Dir = groupPrefix+filepath.Base(dir)[len(buildPrefix):]+"-"+strconv.Itoa(os.Getpid()), filepath.Join(dir, "machine")
 	s.Template = nil
 	var card *os.File
 	s.AttachNIC = func(nic machine.NIC) error { card = nic.File; return nil } // nobody reads it: it is never up
@@ -395,10 +486,27 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	if err := m.saveState(ctx, dir); err != nil {
 		return err
 	}
-	if err := m.saveMemory(&machine.Snapshot{}, machine.SaveOptions{Dir: dir}); err != nil {
+	if err := saveFile(filepath.Join(dir, savedMemory), m.memory); err != nil {
 		return err
 	}
 	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
+}
+
+// saveFile copies a machine's memory file to disk.
+func saveFile(path string, memory *os.File) (err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	c, err := newFileCopier(file, memory)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(c.bytes); err != nil {
+		return err
+	}
+	return c.copyAll()
 }
 
 // key names everything that is in a template.
@@ -531,7 +639,8 @@ func ListTemplates(dir string) ([]Template, error) {
 }
 
 // RemoveTemplate removes a template from disk. Machines that were started from
-// it don't need it, and a server that holds it goes on using it.
+// it don't need it. A server that holds it finds out with the next machine,
+// which boots, and makes it anew.
 func RemoveTemplate(dir, key string) error { return removeTemplate(dir, key) }
 
 // keyForm is what Templates.key makes.

@@ -29,7 +29,7 @@ type Launcher struct {
 	StopBy time.Duration                         // how long a stop takes
 
 	FailConfigure func(id string) error         // makes spares fail; may be nil
-	FailPower     func(id, method string) error // makes "pause", "resume" and "fork" fail; may be nil
+	FailPower     func(id, method string) error // makes "pause", "resume" and "fork" fail, or take time; may be nil
 
 	mu        sync.Mutex
 	shims     map[string]*Shim

@@ -44,14 +44,17 @@ func (s *Shim) OpenForks() int {
 }
 
 // Pause implements sandbox.Shim. To disk, it ends the streams.
-func (s *Shim) Pause(_ context.Context, toDisk bool) (sandbox.Paused, error) {
+func (s *Shim) Pause(ctx context.Context, toDisk bool) (sandbox.Paused, error) {
+	if err := s.mayFail(ctx, "pause"); err != nil {
+		return sandbox.Paused{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	call := "pause"
 	if toDisk {
 		call = "pause to disk"
 	}
-	if err := s.note("pause", call); err != nil {
+	if err := s.note(call); err != nil {
 		return sandbox.Paused{}, err
 	}
 	switch {
@@ -66,10 +69,13 @@ func (s *Shim) Pause(_ context.Context, toDisk bool) (sandbox.Paused, error) {
 }
 
 // Resume implements sandbox.Shim.
-func (s *Shim) Resume(context.Context) error {
+func (s *Shim) Resume(ctx context.Context) error {
+	if err := s.mayFail(ctx, "resume"); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.note("resume", "resume"); err != nil {
+	if err := s.note("resume"); err != nil {
 		return err
 	}
 	s.power = sandbox.PowerRunning
@@ -77,10 +83,16 @@ func (s *Shim) Resume(context.Context) error {
 }
 
 // Fork implements sandbox.Shim.
-func (s *Shim) Fork(context.Context) (*sandbox.Fork, error) {
+func (s *Shim) Fork(ctx context.Context) (*sandbox.Fork, error) {
+	if err := s.mayFail(ctx, "fork"); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.note("fork", "fork"); err != nil {
+	if s.power == sandbox.PowerSuspended {
+		return nil, errs.New(errs.Precondition, sandbox.CodePaused, "the sandbox is %s", s.power)
+	}
+	if err := s.note("fork"); err != nil {
 		return nil, err
 	}
 	s.forks++
@@ -97,14 +109,27 @@ func (s *Shim) endFork() error {
 	return nil
 }
 
-func (s *Shim) note(method, call string) error {
+// mayFail gives the test its turn, which may take time, and waits as a real
+// shim is waited for.
+func (s *Shim) mayFail(ctx context.Context, method string) error {
+	f := s.launcher.FailPower
+	if f == nil {
+		return nil
+	}
+	result := make(chan error, 1)
+	go func() { result <- f(s.Spec.ID, method) }()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// note must be called with mu held.
+func (s *Shim) note(call string) error {
 	if s.dead {
 		return errs.Unavailable
-	}
-	if f := s.launcher.FailPower; f != nil {
-		if err := f(s.Spec.ID, method); err != nil {
-			return err
-		}
 	}
 	s.calls = append(s.calls, call)
 	return nil

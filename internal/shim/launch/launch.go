@@ -31,6 +31,7 @@ import (
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
@@ -38,6 +39,7 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	cleanupTimeout = 30 * time.Second
+	templateWait   = 30 * time.Second // for a template that is being made; then the machine boots
 	killTimeout    = 10 * time.Second // for a killed shim to be reaped
 )
 
@@ -51,9 +53,19 @@ type Binaries struct {
 	Runsc string // gVisor's runsc, built without cgo
 }
 
+// Templates are machines that others start from faster than from nothing.
+type Templates interface {
+	// Get returns the template for machines like s, and makes it if need be.
+	Get(ctx context.Context, s machine.Spec) (*machine.Snapshot, error)
+	// Discard forgets a template that no machine could be started from.
+	Discard(machine.Snapshot) error
+}
+
 // Launcher starts shims below one data directory.
 type Launcher struct {
 	Binaries     Binaries
+	QEMU         string    // path, for microVMs
+	Templates    Templates // of microVMs; nil boots every machine
 	Data         layout.Data
 	Drivers      map[string]machine.Driver // by name, to free what dead shims left
 	StartTimeout time.Duration             // until an agent must have answered; 0 is the shim's default
@@ -66,7 +78,9 @@ var _ sandbox.Launcher = (*Launcher)(nil)
 // Launch starts a shim and returns when its agent has answered. On failure,
 // and when ctx ends first, nothing is left.
 func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim, error) {
-	shim, err := l.start(ctx, l.wireSpec(s))
+	spec := l.wireSpec(s)
+	spec.Template = l.template(ctx, spec)
+	shim, err := l.start(ctx, spec)
 	s.Secrets.Drop() // the shim has them, or nobody needs them any more
 	if err != nil {
 		return nil, err // not a nil *Shim in the interface
@@ -75,9 +89,12 @@ func (l *Launcher) Launch(ctx context.Context, s sandbox.ShimSpec) (sandbox.Shim
 }
 
 func (l *Launcher) wireSpec(s sandbox.ShimSpec) wire.Spec {
+	if s.Driver == microvm.Name {
+		s.MemoryBytes = microvm.RoundMemory(s.MemoryBytes)
+	}
 	return wire.Spec{
 		ID: s.ID, Driver: s.Driver, Hostname: s.Hostname,
-		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent,
+		Runsc: l.Binaries.Runsc, Agent: l.Binaries.Agent, QEMU: l.QEMU,
 		Image: s.Image.File, Kernel: s.Image.Kernel, Modules: s.Image.Modules,
 		MemoryBytes: s.MemoryBytes, CPUs: s.CPUs, MaxPIDs: s.MaxPIDs, DiskBytes: s.DiskBytes,
 		ExtraRoots: s.ExtraRootsPEM, MaxMessage: s.MaxMessage,
@@ -153,10 +170,40 @@ func (l *Launcher) launch(ctx context.Context, spec wire.Spec) (*Shim, error) {
 		defer close(reaped)
 		_ = cmd.Wait()
 	}()
-	if err := awaitStarted(ctx, output); err != nil {
+	started, err := awaitStarted(ctx, output)
+	if started.TemplateFailed && spec.Template != nil {
+		l.discard(spec)
+	}
+	if err != nil {
 		return nil, errors.Join(err, endStarting(cmd.Process, reaped))
 	}
 	return l.attach(ctx, spec.ID)
+}
+
+// template returns what a machine starts from; nil if it is to boot. A fork
+// continues from its parent.
+func (l *Launcher) template(ctx context.Context, spec wire.Spec) *machine.Snapshot {
+	if l.Templates == nil || spec.Driver != microvm.Name || spec.Origin != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, templateWait)
+	defer cancel()
+	t, err := l.Templates.Get(ctx, machine.Spec{
+		Image: machine.Image{File: spec.Image, Kernel: spec.Kernel, Modules: spec.Modules}, Agent: spec.Agent,
+		MemoryBytes: spec.MemoryBytes, CPUs: spec.CPUs, DiskBytes: spec.DiskBytes, Network: wire.Network(),
+	})
+	if err != nil {
+		l.Log.Warn("there is no template; the machine boots", "sandbox_id", spec.ID, "error", err)
+		return nil
+	}
+	return t
+}
+
+func (l *Launcher) discard(spec wire.Spec) {
+	l.Log.Warn("a machine could not be started from its template, which is made anew", "sandbox_id", spec.ID, "template", spec.Template.Dir)
+	if err := l.Templates.Discard(*spec.Template); err != nil {
+		l.Log.Warn("discard a template", "template", spec.Template.Dir, "error", err)
+	}
 }
 
 // pipe returns the reading end of a pipe that carries one line and then ends.
@@ -194,20 +241,20 @@ func endStarting(shim *os.Process, reaped <-chan struct{}) error {
 }
 
 // awaitStarted reads the shim's one line of answer.
-func awaitStarted(ctx context.Context, output *os.File) error {
+func awaitStarted(ctx context.Context, output *os.File) (wire.Started, error) {
 	interrupt := context.AfterFunc(ctx, func() { _ = output.SetReadDeadline(time.Now()) })
 	defer interrupt()
 	var started wire.Started
 	err := wire.Read(bufio.NewReader(output), &started)
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("await shim: %w", ctx.Err())
+		return started, fmt.Errorf("await shim: %w", ctx.Err())
 	case err != nil:
-		return fmt.Errorf("await shim: %w", err)
+		return started, fmt.Errorf("await shim: %w", err)
 	case started.Error != "":
-		return fmt.Errorf("shim: %s", started.Error)
+		return started, fmt.Errorf("shim: %s", started.Error)
 	}
-	return nil
+	return started, nil
 }
 
 // Attach finds a running shim. errs.NotFound when there is none; the error's

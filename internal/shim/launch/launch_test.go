@@ -21,6 +21,8 @@ import (
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/shim/wire"
 )
@@ -176,5 +178,64 @@ func TestPipeIsNotKeptForNobody(t *testing.T) {
 	}
 	if _, err := pipe(wire.Spec{ID: strings.Repeat("x", wire.MaxLine)}); !errors.Is(err, wire.ErrLineTooLong) {
 		t.Errorf("error = %v", err)
+	}
+}
+
+// fakeTemplates has one template, or none.
+type fakeTemplates struct {
+	has       *machine.Snapshot
+	asked     []machine.Spec
+	discarded []machine.Snapshot
+}
+
+func (f *fakeTemplates) Get(_ context.Context, s machine.Spec) (*machine.Snapshot, error) {
+	if f.asked = append(f.asked, s); f.has == nil {
+		return nil, errors.New("can't make one")
+	}
+	return f.has, nil
+}
+
+func (f *fakeTemplates) Discard(s machine.Snapshot) error {
+	f.discarded = append(f.discarded, s)
+	return nil
+}
+
+func TestTemplates(t *testing.T) {
+	template := machine.Snapshot{Driver: microvm.Name, Dir: "/t", Memory: "/proc/1/fd/9"}
+	plain := sandbox.ShimSpec{ID: "sbx", Driver: microvm.Name, Image: machine.Image{File: "/i", Kernel: "/k"}, MemoryBytes: 1<<30 + 1<<20, CPUs: 2, DiskBytes: 1 << 20}
+	with := func(change func(*sandbox.ShimSpec)) sandbox.ShimSpec {
+		s := plain
+		change(&s)
+		return s
+	}
+	for name, c := range map[string]struct {
+		spec           sandbox.ShimSpec
+		has            *machine.Snapshot
+		answer         string
+		asked          int
+		told, discards bool
+	}{
+		"of use":         {plain, &template, `{"error":"as planned"}`, 1, true, false},
+		"of no use":      {plain, &template, `{"error":"as planned","templateFailed":true}`, 1, true, true},
+		"none":           {plain, nil, `{"error":"as planned"}`, 1, false, false},
+		"a lie":          {plain, nil, `{"error":"as planned","templateFailed":true}`, 1, false, false},
+		"another driver": {with(func(s *sandbox.ShimSpec) { s.Driver = gvisor.Name }), &template, `{"error":"as planned"}`, 0, false, false},
+		"a fork":         {with(func(s *sandbox.ShimSpec) { s.Origin = &sandbox.Origin{} }), &template, `{"error":"as planned"}`, 0, false, false},
+	} {
+		l, templates := scripted(t, `cat > $dir/spec; echo '`+c.answer+`'`), &fakeTemplates{has: c.has}
+		l.Templates = templates
+		if _, err := l.Launch(t.Context(), c.spec); err == nil || !strings.Contains(err.Error(), "as planned") {
+			t.Errorf("%s: launch: %v", name, err)
+		}
+		var got wire.Spec
+		if err := json.Unmarshal([]byte(await(t, filepath.Join(l.Data.Dir, "spec"))), &got); err != nil {
+			t.Fatal(err)
+		}
+		if len(templates.asked) != c.asked || (got.Template != nil) != c.told || (len(templates.discarded) == 1) != c.discards {
+			t.Errorf("%s: asked %d times, told %v, discarded %v", name, len(templates.asked), got.Template, templates.discarded)
+		}
+		if c.told && (got.Template.Memory != template.Memory || templates.asked[0].Network.MTU == 0 || templates.asked[0].MemoryBytes != 1<<30+2<<20 || got.MemoryBytes != 1<<30+2<<20) {
+			t.Errorf("%s: told %+v after it asked for %+v", name, got.Template, templates.asked)
+		}
 	}
 }

@@ -22,10 +22,14 @@ var classes = map[wire.Code]errs.Class{
 // refusal is the error of a reply. With a code, its text is written for the
 // caller.
 func refusal(r wire.Reply) error {
-	if class, ok := classes[r.Code]; ok {
+	class, ok := classes[r.Code]
+	switch {
+	case !ok:
+		return errors.New(r.Error)
+	case r.Cause == "":
 		return errs.New(class, string(r.Code), "%s", r.Error)
 	}
-	return errors.New(r.Error)
+	return errs.Wrap(errors.New(r.Cause), class, string(r.Code), "%s", r.Error)
 }
 
 // Status says whether the machine runs, and what it used.

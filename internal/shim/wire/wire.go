@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/gateway/names"
 	"github.com/atollhq/atoll/internal/gateway/secret"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
@@ -63,6 +64,8 @@ type Origin struct {
 	Snapshot  machine.Snapshot `json:"snapshot"`
 	// Generation is the highest that the parent's link had.
 	Generation uint32 `json:"generation"`
+	// Names is what the virtual addresses that the guest knows stand for.
+	Names names.State `json:"names"`
 }
 
 // Gateway is what the operator says about the sandbox's network.
@@ -99,6 +102,9 @@ func (Secrets) LogValue() slog.Value { return slog.StringValue("(hidden)") }
 type Started struct {
 	Error string `json:"error,omitempty"`
 	Agent string `json:"agent,omitempty"` // its version
+	// TemplateFailed: the machine could not be started from the template; it
+	// booted, unless there is an error.
+	TemplateFailed bool `json:"templateFailed,omitempty"`
 }
 
 // Op is a request's kind.
@@ -139,7 +145,7 @@ type Code string
 
 // The codes.
 const (
-	CodePaused       Code = "PAUSED"         // no stream can be opened: the machine stands still
+	CodePaused       Code = "PAUSED"         // the machine stands still: no stream can be opened, or it is on disk and can't be forked
 	CodeCannotPause  Code = "CANNOT_PAUSE"   // the driver lacks the power; the error's text names both
 	CodeCannotFork   Code = "CANNOT_FORK"    // likewise
 	CodeSaveFailed   Code = "SAVE_FAILED"    // the machine goes on
@@ -149,7 +155,8 @@ const (
 // Reply answers a Request.
 type Reply struct {
 	Error  string  `json:"error,omitempty"`
-	Code   Code    `json:"code,omitempty"` // of the error; empty for most
+	Code   Code    `json:"code,omitempty"`  // of the error; empty for most. With one, Error is written for the caller
+	Cause  string  `json:"cause,omitempty"` // of an error with a code, for the log
 	Status *Status `json:"status,omitempty"`
 	Exit   *Exit   `json:"exit,omitempty"`
 

@@ -141,8 +141,48 @@ func (m *Memory) change(id string, change func(*store.Sandbox), in ...store.Stat
 }
 
 // SetRunning implements Store.
-func (m *Memory) SetRunning(_ context.Context, id string) error {
-	return m.change(id, func(sb *store.Sandbox) { sb.Status = store.Running }, store.Creating)
+func (m *Memory) SetRunning(_ context.Context, ids ...string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		if m.sandboxes[id].Status != store.Creating {
+			return errs.NotFound
+		}
+	}
+	for _, id := range ids {
+		sb := m.sandboxes[id]
+		sb.Status = store.Running
+		m.sandboxes[id] = sb
+	}
+	return nil
+}
+
+// SetStill implements Store.
+func (m *Memory) SetStill(_ context.Context, id, power string, remaining time.Duration) error {
+	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining = power, remaining }, store.Running)
+}
+
+// SetRemaining implements Store.
+func (m *Memory) SetRemaining(_ context.Context, id string, remaining time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sb := m.sandboxes[id]
+	if sb.Status != store.Running || sb.Power == "" {
+		return errs.NotFound
+	}
+	sb.Remaining = remaining
+	m.sandboxes[id] = sb
+	return nil
+}
+
+// SetAwake implements Store.
+func (m *Memory) SetAwake(_ context.Context, id string, stopAt time.Time) error {
+	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining, sb.StopAt = "", 0, stopAt }, store.Running)
+}
+
+// SetIdle implements Store.
+func (m *Memory) SetIdle(_ context.Context, id string, after time.Duration, toDisk bool) error {
+	return m.change(id, func(sb *store.Sandbox) { sb.IdlePause, sb.IdleToDisk = after, toDisk }, store.Running)
 }
 
 // SetStopAt implements Store.

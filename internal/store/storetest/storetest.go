@@ -27,7 +27,11 @@ type Store interface {
 	TouchToken(ctx context.Context, id string, now time.Time) error
 
 	CreateSandbox(context.Context, store.Sandbox) error
-	SetRunning(ctx context.Context, id string) error
+	SetRunning(ctx context.Context, ids ...string) error
+	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
+	SetAwake(ctx context.Context, id string, stopAt time.Time) error
+	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
 	SetStopAt(ctx context.Context, id string, at time.Time) error
 	SetStopping(ctx context.Context, id, reason string, now time.Time) error
 	SetStopped(ctx context.Context, id string) error
@@ -46,6 +50,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"tokens":     testTokens,
 		"lifecycle":  testLifecycle,
 		"stop early": testStopEarly,
+		"power":      testPower,
+		"together":   testTogether,
 		"list":       testList,
 		"labels":     testLabels,
 		"purge":      testPurge,
@@ -183,6 +189,52 @@ func testStopEarly(t *testing.T, s Store) {
 	sb := addSandbox(t, s, store.Sandbox{ID: "sbx_1", Org: o.ID})
 	must(t, s.SetStopping(t.Context(), sb.ID, "start_failed", start))
 	wantClass(t, s.SetRunning(t.Context(), sb.ID), errs.NotFound)
+}
+
+func testPower(t *testing.T, s Store) {
+	o := addOrg(t, s, "default")
+	sb := addSandbox(t, s, store.Sandbox{
+		ID: "sbx_1", Org: o.ID, StopAt: start.Add(time.Minute), IdlePause: 90 * time.Second, IdleToDisk: true, ForkedFrom: "sbx_0",
+		CPUs: 2, DiskBytes: 10 << 30, Image: "/images/a.erofs",
+	})
+	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", time.Second), errs.NotFound) // it does not run yet
+	wantClass(t, s.SetAwake(t.Context(), sb.ID, start), errs.NotFound)
+	wantClass(t, s.SetIdle(t.Context(), sb.ID, 0, false), errs.NotFound)
+
+	must(t, s.SetRunning(t.Context(), sb.ID))
+	sb.Status = store.Running
+	checkSandbox(t, s, sb)
+	wantClass(t, s.SetRemaining(t.Context(), sb.ID, time.Second), errs.NotFound) // time passes
+	sb.Power, sb.Remaining = "paused", 1234*time.Millisecond
+	must(t, s.SetStill(t.Context(), sb.ID, sb.Power, sb.Remaining))
+	checkSandbox(t, s, sb)
+	sb.Remaining = time.Hour
+	must(t, s.SetRemaining(t.Context(), sb.ID, sb.Remaining))
+	checkSandbox(t, s, sb)
+	sb.IdlePause, sb.IdleToDisk = 0, false
+	must(t, s.SetIdle(t.Context(), sb.ID, 0, false))
+	checkSandbox(t, s, sb)
+	sb.Power, sb.Remaining, sb.StopAt = "", 0, start.Add(time.Hour)
+	must(t, s.SetAwake(t.Context(), sb.ID, sb.StopAt))
+	checkSandbox(t, s, sb)
+	sb.StopAt = time.Time{} // the lifetime "session"
+	must(t, s.SetAwake(t.Context(), sb.ID, sb.StopAt))
+	checkSandbox(t, s, sb)
+
+	must(t, s.SetStopping(t.Context(), sb.ID, "killed", start))
+	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", 0), errs.NotFound)
+}
+
+func testTogether(t *testing.T, s Store) {
+	o := addOrg(t, s, "default")
+	for _, id := range []string{"sbx_1", "sbx_2", "sbx_3"} {
+		addSandbox(t, s, store.Sandbox{ID: id, Org: o.ID})
+	}
+	must(t, s.SetStopping(t.Context(), "sbx_3", "start_failed", start))
+	wantClass(t, s.SetRunning(t.Context(), "sbx_1", "sbx_2", "sbx_3"), errs.NotFound)
+	wantEqual(t, []string{}, list(t, s, store.SandboxFilter{Org: o.ID, Running: true}))
+	must(t, s.SetRunning(t.Context(), "sbx_1", "sbx_2"))
+	wantEqual(t, []string{"sbx_1", "sbx_2"}, list(t, s, store.SandboxFilter{Org: o.ID, Running: true}))
 }
 
 func list(t *testing.T, s Store, f store.SandboxFilter) []string {

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -360,10 +359,8 @@ func TestCloseCodes(t *testing.T) {
 	})
 	t.Run("crash", func(t *testing.T) {
 		c := s.MustCreate(ctx, t, nil)
-		for _, p := range s.Processes() {
-			if strings.HasPrefix(p.Args, "runsc-sandbox") {
-				_ = exec.Command("kill", "-9", fmt.Sprint(p.PID)).Run()
-			}
+		if err := s.KillMachine(c.ID); err != nil {
+			t.Fatal(err)
 		}
 		wantClose(c, 1011, "sandbox crashed")
 		wantReason(c, api.StopCrashed)

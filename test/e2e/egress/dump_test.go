@@ -88,7 +88,7 @@ func (l *lane) scanGuest(t *testing.T, look *scanner) {
 	var found []string
 	var size int64
 	for _, p := range l.Processes() {
-		if p.Name != "runsc" {
+		if p.Name != "runsc" && !strings.HasPrefix(p.Name, "qemu-system-") {
 			continue
 		}
 		inMemory, a, err := look.findInMemory(p.PID)

@@ -5,6 +5,7 @@ package harness
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/atollhq/atoll/internal/cgroup"
@@ -25,16 +27,23 @@ type HostProcess struct {
 	NetNS, Args string
 }
 
-// Processes are the live processes of this server, without the daemon.
+// Processes are the live processes of this server, without the daemon: those
+// that run its programs, and what runs in the control groups of its sandboxes.
 func (s *Server) Processes() []HostProcess {
 	var out []HostProcess
+	inside := map[int]bool{}
+	for _, group := range s.groups() {
+		for _, pid := range cgroup.Open(group).PIDs() {
+			inside[pid] = true
+		}
+	}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		exe, err := os.Readlink(filepath.Join(dir, "exe"))
-		if err != nil || filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) != s.bin() {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if err != nil || filepath.Dir(strings.TrimSuffix(exe, " (deleted)")) != s.bin() && !inside[pid] {
 			continue
 		}
-		pid, _ := strconv.Atoi(filepath.Base(dir))
 		if s.isDaemon(pid) {
 			continue
 		}
@@ -43,6 +52,21 @@ func (s *Server) Processes() []HostProcess {
 		out = append(out, HostProcess{pid, filepath.Base(exe), ns, strings.ReplaceAll(string(args), "\x00", " ")})
 	}
 	return out
+}
+
+// KillMachine kills the processes of a sandbox's machine.
+func (s *Server) KillMachine(id string) error {
+	pids := cgroup.Open(id).PIDs()
+	if len(pids) == 0 {
+		return fmt.Errorf("no process in the machine of %s", id)
+	}
+	var err error
+	for _, pid := range pids {
+		if kerr := syscall.Kill(pid, syscall.SIGKILL); !errors.Is(kerr, syscall.ESRCH) { // some end with others
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
 }
 
 func (s *Server) isDaemon(pid int) bool {

@@ -4,6 +4,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,11 +26,31 @@ import (
 	"github.com/atollhq/atoll/internal/layout"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
+	"github.com/atollhq/atoll/internal/machine/microvm"
 	"github.com/atollhq/atoll/internal/shim/launch"
 )
 
 // Patience bounds each step of starting and stopping.
-const Patience = 60 * time.Second
+var Patience = slower(60 * time.Second)
+
+// SlownessVariable says by how much longer than usual things may take:
+// emulated microVMs are slow.
+const SlownessVariable = "ATOLL_TEST_SLOWNESS"
+
+func slower(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(cmp.Or(os.Getenv(SlownessVariable), "1"))
+	if err != nil || factor < 1 {
+		panic(SlownessVariable + " is not a positive number")
+	}
+	return d * time.Duration(factor)
+}
+
+// IsolationVariable says how the servers of a run isolate: "gvisor", which is
+// the default, or "microvm".
+const IsolationVariable = "ATOLL_TEST_ISOLATION"
+
+// Isolation is how the servers of this run isolate.
+func Isolation() string { return cmp.Or(os.Getenv(IsolationVariable), gvisor.Name) }
 
 // poll is how often the state of another process is looked at.
 const poll = 10 * time.Millisecond
@@ -81,7 +103,7 @@ func (s *Server) prepare() (err error) {
 		return errors.New("ATOLL_TEST_IMAGE is not set; run this through `make test`")
 	}
 	s.image = layout.Image{Dir: filepath.Dir(image), Name: strings.TrimSuffix(filepath.Base(image), ".erofs")}
-	if err := s.linkPrograms(); err != nil {
+	if err := errors.Join(s.linkPrograms(), s.takeTemplates()); err != nil {
 		return err
 	}
 	if s.out, err = os.Create(filepath.Join(s.Dir, "serve.log")); err != nil {
@@ -154,6 +176,7 @@ func (s *Server) Serve(ctx context.Context, flags ...string) error {
 		"--host-overrides", s.overrides(), "--extra-roots", s.roots(),
 		"--resolvers", s.Internet.Resolver().String(),
 		"--log-level", "debug", "--spares", "0", // what runs is what a test asked for
+		"--isolation", Isolation(),
 	}, append(slices.Clone(s.flags), flags...)...)...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	cmd.Env = append(os.Environ(), "HOME="+s.Dir)
@@ -242,7 +265,7 @@ func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err := s.killAll(ctx)
-	err = errors.Join(err, s.Terminate(), s.sweep(ctx))
+	err = errors.Join(err, s.Terminate(), s.sweep(ctx), s.leaveTemplates())
 	if s.Internet != nil {
 		s.Internet.Close()
 	}
@@ -281,7 +304,9 @@ func (s *Server) killAll(ctx context.Context) error {
 func (s *Server) sweep(ctx context.Context) error {
 	log := slog.New(slog.DiscardHandler)
 	l := &launch.Launcher{Binaries: launch.Binaries{Shim: s.Program("atoll-shim")}, Data: s.Data, Log: log,
-		Drivers: map[string]machine.Driver{gvisor.Name: gvisor.New(s.Program("runsc"), log)}}
+		Drivers: map[string]machine.Driver{
+			gvisor.Name: gvisor.New(s.Program("runsc"), log), microvm.Name: microvm.New(microvm.Config{Log: log}),
+		}}
 	left, err := l.Leftovers(ctx)
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil

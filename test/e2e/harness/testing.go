@@ -15,7 +15,7 @@ import (
 )
 
 // TestLimit bounds a test that sets no other limit.
-const TestLimit = 90 * time.Second
+var TestLimit = slower(90 * time.Second)
 
 // Context ends with the test, or after limit.
 func Context(t testing.TB, limit time.Duration) context.Context {

@@ -1,14 +1,14 @@
 // Deno in the sandbox: sandbox.deno of the official SDK.
 
 import { describe, test } from "node:test";
-import { assert, bytesOf, LIMIT, shared, until, within } from "./support.mjs";
+import { assert, bytesOf, LIMIT, LONG, shared, until, within } from "./support.mjs";
 
 const sandbox = shared();
 const deno = () => sandbox().deno;
 const fs = () => sandbox().fs;
 const piped = { stdout: "piped", stderr: "piped" };
 
-describe("run", LIMIT, () => {
+describe("run", LONG, () => {
   test("inline code is TypeScript by default", LIMIT, async () => {
     const p = await deno().run({ code: "const n: number = 6 * 7; console.log(n, Deno.args);", scriptArgs: ["a", "b c"], ...piped });
     const { status, stdoutText, stderrText } = await p.output();
@@ -61,7 +61,7 @@ describe("run", LIMIT, () => {
   });
 });
 
-describe("HTTP", LIMIT, () => {
+describe("HTTP", LONG, () => {
   test("httpReady and fetch", LIMIT, async () => {
     const p = await deno().run({
       code: `Deno.serve({ port: 0 }, async (req) => {
@@ -122,7 +122,7 @@ test("watch restarts and tells", LIMIT, async () => {
   }
 });
 
-describe("eval and repl", LIMIT, () => {
+describe("eval and repl", LONG, () => {
   test("eval returns values", LIMIT, async () => {
     assert.equal(await deno().eval("const a = 1; const b: number = 2; a + b;"), 3);
     assert.deepEqual(await deno().eval("({ a: [1, 'x', null, true] })"), { a: [1, "x", null, true] });

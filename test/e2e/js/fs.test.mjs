@@ -5,12 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { all, assert, LIMIT, pattern, rejectsWith, shared } from "./support.mjs";
+import { all, assert, LIMIT, LONG, pattern, rejectsWith, shared } from "./support.mjs";
 
 const sandbox = shared();
 const fs = () => sandbox().fs;
 
-describe("content", LIMIT, () => {
+describe("content", LONG, () => {
   test("text: write, read, overwrite, append", LIMIT, async () => {
     await fs().writeTextFile("t.txt", "one\n");
     await fs().writeTextFile("t.txt", "two\n", { append: true });
@@ -89,7 +89,7 @@ describe("content", LIMIT, () => {
     assert.equal(await fs().readTextFile("t.txt"), "three");
   });
 
-  test("50 MB in both directions", { timeout: 120_000 }, async () => {
+  test("50 MB in both directions", LONG, async () => {
     const data = pattern(50_000_000);
     await fs().writeFile("big.bin", data);
     assert.equal((await fs().stat("big.bin")).size, data.length);
@@ -124,7 +124,7 @@ describe("content", LIMIT, () => {
   });
 });
 
-describe("directories", LIMIT, () => {
+describe("directories", LONG, () => {
   test("mkdir, readDir, remove", LIMIT, async () => {
     await rejectsWith(fs().mkdir("a/b/c"), "NotFound", "ENOENT");
     await fs().mkdir("a/b/c", { recursive: true });
@@ -207,7 +207,7 @@ describe("directories", LIMIT, () => {
   });
 });
 
-describe("attributes and names", LIMIT, () => {
+describe("attributes and names", LONG, () => {
   test("stat and lstat", LIMIT, async () => {
     const before = Date.now();
     await fs().writeTextFile("st", "12345");
@@ -308,7 +308,7 @@ describe("attributes and names", LIMIT, () => {
   });
 });
 
-describe("upload and download", LIMIT, () => {
+describe("upload and download", LONG, () => {
   test("files and trees", LIMIT, async () => {
     const local = await mkdtemp(join(tmpdir(), "atoll-js-"));
     try {

@@ -6,7 +6,7 @@
 
 import { before, describe, test } from "node:test";
 import { ConnectionEstablishmentError } from "@deno/sandbox";
-import { assert, bash, LIMIT, Sandbox, shared, upstream, until, use, WEB, within } from "./support.mjs";
+import { assert, bash, LIMIT, LONG, Sandbox, shared, upstream, until, use, WEB, within } from "./support.mjs";
 
 const API = "api.atoll.test", EVIL = "evil.atoll.test";
 const PLACEHOLDER = /^DENO_SECRET_PLACEHOLDER_\w{16,}$/;
@@ -68,7 +68,7 @@ async function ask(method, path, body) {
 
 const curl = async (sandbox, ...args) => await bash(sandbox, `curl -sS -m 10 ${args.join(" ")}`);
 
-describe("allowNet", LIMIT, () => {
+describe("allowNet", LONG, () => {
   const sandbox = shared({ allowNet: [API, `${WEB}:80`, "*.wild.atoll.test", "93.184.215.14/31:80", "[2606:2800:21f:cb07::20]:80"], env: { NONE: "x" } });
 
   for (const [name, client] of Object.entries(clients)) {
@@ -135,7 +135,7 @@ describe("allowNet", LIMIT, () => {
 
 const audit = async (sandbox) => (await ask("GET", `${sandbox.id}/audit`)).text.trim().split("\n").filter(Boolean).map(JSON.parse);
 
-describe("secrets", LIMIT, () => {
+describe("secrets", LONG, () => {
   const value = (name) => `sk_${name.toLowerCase()}_${unique()}${unique()}`;
   const values = Object.fromEntries(["KEY", "HEADER", "READER", "OWN", "HOOK"].map((name) => [name, value(name)]));
   const sandbox = shared({

@@ -2,7 +2,7 @@
 
 import { describe, test } from "node:test";
 import { KillController, SandboxCommandError } from "@deno/sandbox";
-import { assert, bash, bytesOf, enough, LIMIT, pattern, rejectsWith, shared, until, within } from "./support.mjs";
+import { assert, bash, bytesOf, enough, LIMIT, LONG, pattern, rejectsWith, shared, until, within } from "./support.mjs";
 
 const sandbox = shared();
 const piped = { stdin: "piped", stdout: "piped", stderr: "piped" };
@@ -11,7 +11,7 @@ async function gone(pid) {
   await until(async () => (await bash(sandbox(), `kill -0 ${pid}`)).code !== 0, 10_000, `the end of process ${pid}`);
 }
 
-describe("spawn", LIMIT, () => {
+describe("spawn", LONG, () => {
   test("output, arguments, status", LIMIT, async () => {
     const child = await sandbox().spawn("printf", { args: ["%s|", "a b", "", "ü"], stdout: "piped", stderr: "piped" });
     assert.ok(child.pid > 1);
@@ -160,7 +160,7 @@ describe("spawn", LIMIT, () => {
   });
 });
 
-describe("sh", LIMIT, () => {
+describe("sh", LONG, () => {
   test("templates escape what is put in", LIMIT, async () => {
     const nasty = `a'b"c $(whoami) ; rm -rf / \\ *`;
     assert.equal(await sandbox().sh`echo -n ${nasty}`.text(), nasty);

@@ -2,12 +2,12 @@
 
 import { describe, test } from "node:test";
 import { Client, ConnectionClosedError, ConnectionEstablishmentError, InvalidMemoryError, InvalidTimeoutError, InvalidTokenError, SandboxKillError } from "@deno/sandbox";
-import { assert, LIMIT, Sandbox, until, use, within } from "./support.mjs";
+import { assert, LIMIT, LONG, Sandbox, SLOWNESS, until, use, within } from "./support.mjs";
 
 const listed = async (id, options) => (await new Client().sandboxes.list(options)).find((s) => s.id === id);
 const unique = () => Math.random().toString(36).slice(2);
 
-describe("create", LIMIT, () => {
+describe("create", LONG, () => {
   test("ids, close, list", LIMIT, async () => {
     const sandbox = await Sandbox.create();
     assert.match(sandbox.id, /^sbx_ord_[0-9a-hjkmnp-z]{20}$/);
@@ -84,7 +84,7 @@ describe("create", LIMIT, () => {
   });
 });
 
-describe("connect", LIMIT, () => {
+describe("connect", LONG, () => {
   test("a second client shares files and processes, and leaves without ending", LIMIT, () =>
     use({}, async (first) => {
       const second = await Sandbox.connect(first.id);
@@ -121,7 +121,7 @@ describe("connect", LIMIT, () => {
   });
 });
 
-describe("lifetime", LIMIT, () => {
+describe("lifetime", LONG, () => {
   test("a duration outlives its client", LIMIT, async () => {
     const first = await Sandbox.create({ timeout: "60s" });
     await first.fs.writeTextFile("kept", "yes");
@@ -147,13 +147,13 @@ describe("lifetime", LIMIT, () => {
   });
 
   test("extendTimeout, at most 30 minutes", LIMIT, async () => {
-    const sandbox = await Sandbox.create({ timeout: "3s" });
+    const sandbox = await Sandbox.create({ timeout: `${3 * SLOWNESS}s` });
     try {
       const granted = await sandbox.extendTimeout("10m");
       assert.ok(Math.abs(granted - Date.now() - 600_000) < 10_000, `granted ${granted}`);
       const most = await sandbox.extendTimeout("300m").catch((e) => e);
       assert.ok(most instanceof Error || most - Date.now() <= 30 * 60_000 + 5_000, `granted ${most}`);
-      await new Promise((resolve) => setTimeout(resolve, 3_500));
+      await new Promise((resolve) => setTimeout(resolve, 3_500 * SLOWNESS));
       assert.equal(await sandbox.sh`echo alive`.text(), "alive\n");
     } finally {
       await sandbox.kill();

@@ -1,9 +1,9 @@
 // Much at once, in one process of Node.
 
 import { test } from "node:test";
-import { assert, bytesOf, LIMIT, pattern, Sandbox, use } from "./support.mjs";
+import { assert, bytesOf, LIMIT, LONG, pattern, Sandbox, use } from "./support.mjs";
 
-test("two sandboxes stream at the same time and don't mix", { timeout: 120_000 }, () =>
+test("two sandboxes stream at the same time and don't mix", LONG, () =>
   use({}, (a) =>
     use({}, async (b) => {
       // The SDK keeps the streams of all its sandboxes in one table, by their
@@ -48,7 +48,7 @@ test("50 calls at once on one connection", LIMIT, () =>
     assert.deepEqual(results.indexOf(false), -1);
   }));
 
-test("10 sandboxes at once", { timeout: 120_000 }, async () => {
+test("10 sandboxes at once", LONG, async () => {
   const made = await Promise.allSettled(Array.from({ length: 10 }, () => Sandbox.create()));
   try {
     assert.deepEqual(made.filter((r) => r.status === "rejected").map((r) => String(r.reason)), []);
@@ -66,7 +66,7 @@ test("1,000 small calls in a row", LIMIT, () =>
     for (let i = 0; i < 1000; i++) assert.equal(await sandbox.env.get("N"), "n");
   }));
 
-test("a large output with a reader that is slower than the writer", { timeout: 120_000 }, () =>
+test("a large output with a reader that is slower than the writer", LONG, () =>
   use({}, async (sandbox) => {
     const child = await sandbox.spawn("head", { args: ["-c", "100000000", "/dev/zero"], stdout: "piped", stderr: "piped" });
     let size = 0;

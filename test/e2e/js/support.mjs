@@ -18,8 +18,14 @@ export async function upstream(question) {
   return await (await fetch(`${process.env.ATOLL_TEST_DESK}/${question}`)).json();
 }
 
+/** By how much longer than usual things may take: emulated microVMs are slow. */
+export const SLOWNESS = Number(process.env.ATOLL_TEST_SLOWNESS ?? 1);
+
 /** Time for one test, in milliseconds. */
-export const LIMIT = { timeout: 30_000 };
+export const LIMIT = { timeout: 30_000 * SLOWNESS };
+
+/** Time for a test that takes long, or for several, in milliseconds. */
+export const LONG = { timeout: 120_000 * SLOWNESS };
 
 /** Makes one sandbox for all tests of a file. Returns a getter. */
 export function shared(options) {
@@ -62,8 +68,9 @@ export async function use(options, fn) {
   }
 }
 
-/** Fails after ms unless the promise settles before. */
+/** Fails after ms (usually) unless the promise settles before. */
 export async function within(ms, promise, what = "the operation") {
+  ms *= SLOWNESS;
   let timer;
   const late = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new Error(`${what} took longer than ${ms} ms`)), ms);
@@ -77,6 +84,7 @@ export async function within(ms, promise, what = "the operation") {
 
 /** Waits until probe returns something true: for states of other machines. */
 export async function until(probe, ms = 15_000, what = "the condition") {
+  ms *= SLOWNESS;
   for (const end = Date.now() + ms; Date.now() < end;) {
     const value = await probe();
     if (value) return value;

@@ -52,10 +52,15 @@ func spec(t *testing.T, attach func(machine.NIC) error) machine.Spec {
 // begin opens the first session with a machine.
 func begin(t *testing.T, m machine.Machine) *guest {
 	t.Helper()
-	return session(t, m, 1, link.Config{
+	config := link.Config{
 		Generation: 1, Hostname: "saved", MemoryBytes: memoryBytes, TimeUnixNs: time.Now().UnixNano(),
 		UserID: 1000, GroupID: 1000, User: "app", Home: "/home/app", MaxMessage: 1 << 20,
-	})
+	}
+	if booter, ok := m.(machine.Booter); ok {
+		boot := booter.Boot()
+		config.Boot = &boot
+	}
+	return session(t, m, 1, config)
 }
 
 // goOn opens the session with a restored machine.

@@ -28,12 +28,10 @@ func microvms(t *testing.T) (*microvm.Driver, machine.Spec) {
 	}
 	accel, _ := microvm.Accelerate()
 	base := strings.TrimSuffix(image, ".erofs")
-	network := network()
-	network.MTU = 65520
 	return microvm.New(microvm.Config{QEMU: qemu, Jail: filepath.Join(bin, "atoll-shim"), Accel: accel, Log: slog.New(slog.DiscardHandler)}),
 		machine.Spec{
 			Hostname: "conformance", Image: machine.Image{File: image, Kernel: base + ".vmlinuz", Modules: base + ".modules"},
-			Agent: filepath.Join(bin, "atoll-agent"), MemoryBytes: 512 << 20, CPUs: 2, DiskBytes: 1 << 30, Network: network,
+			Agent: filepath.Join(bin, "atoll-agent"), MemoryBytes: 512 << 20, CPUs: 2, DiskBytes: 1 << 30, Network: network(),
 		}
 }
 

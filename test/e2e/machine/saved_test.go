@@ -54,16 +54,49 @@ func driver(t *testing.T) *gvisor.Driver {
 	return gvisor.New(filepath.Join(need(t, "ATOLL_TEST_BIN"), "runsc"), slog.New(slog.DiscardHandler))
 }
 
+// kind is a way to make machines of one driver.
+type kind struct {
+	machine.Driver
+	spec func(t *testing.T, attach func(machine.NIC) error) machine.Spec
+}
+
+func (k kind) restore(t *testing.T, s machine.Spec, from machine.Snapshot) machine.Machine {
+	t.Helper()
+	m, err := k.Driver.(machine.Restorer).Restore(deadline(t), s, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// onBoth runs a test with machines of each driver.
+func onBoth(t *testing.T, test func(*testing.T, kind)) {
+	t.Run("gvisor", func(t *testing.T) {
+		test(t, kind{driver(t), spec})
+	})
+	t.Run("microvm", func(t *testing.T) {
+		d, like := microvms(t)
+		test(t, kind{d, func(t *testing.T, attach func(machine.NIC) error) machine.Spec {
+			s := spec(t, attach)
+			s.Image, s.Network = like.Image, like.Network
+			s.Template = template(t, d, s)
+			return s
+		}})
+	})
+}
+
 // A machine with open connections, processes and data on its disk is saved
 // and goes on; two others continue where it was saved.
-func TestSavedGuestGoesOnTwice(t *testing.T) {
-	d, attach := driver(t), world(t)
-	m, err := d.Start(deadline(t), spec(t, attach))
+func TestSavedGuestGoesOnTwice(t *testing.T) { onBoth(t, savedGuestGoesOnTwice) }
+
+func savedGuestGoesOnTwice(t *testing.T, k kind) {
+	attach := world(t)
+	m, err := k.Start(deadline(t), k.spec(t, attach))
 	if err != nil {
 		t.Fatal(err)
 	}
 	parent := begin(t, m)
-	parent.do(t, "head -c 64M /dev/urandom > /home/app/data && sha256sum /home/app/data > /home/app/sum")
+	parent.do(t, "head -c 8M /dev/urandom > /home/app/data && sha256sum /home/app/data > /home/app/sum")
 	parent.write(t, "/home/app/busy.py", busy)
 	parent.spawn(t, "sh", "-c", "while :; do :; done")
 	parent.spawn(t, "python3", "/home/app/busy.py", echoServer)
@@ -82,15 +115,14 @@ func TestSavedGuestGoesOnTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if saved.Close != nil {
+		defer func() { _ = saved.Close() }()
+	}
 	parent.counts(t, "inner", "outer")
 	parent.do(t, "echo changed later > /home/app/data")
 
 	for range 2 {
-		m, err := d.Restore(deadline(t), spec(t, attach), saved)
-		if err != nil {
-			t.Fatal(err)
-		}
-		child := goOn(t, m, 2)
+		child := goOn(t, k.restore(t, k.spec(t, attach), saved), 2)
 		child.do(t, "sha256sum -c /home/app/sum")
 		child.counts(t, "inner")
 		child.await(t, "test -e /tmp/outer-ended && test -e /tmp/blocked-ended")
@@ -121,18 +153,19 @@ func (g *guest) count(t *testing.T, name string) int {
 }
 
 // A machine that has used most of its memory can be saved within its limit.
-func TestSaveOfAFullGuest(t *testing.T) {
-	d := driver(t)
+func TestSaveOfAFullGuest(t *testing.T) { onBoth(t, saveOfAFullGuest) }
+
+func saveOfAFullGuest(t *testing.T, k kind) {
 	card := func(nic machine.NIC) error {
 		t.Cleanup(func() { _ = nic.File.Close() })
 		return nil
 	}
-	m, err := d.Start(deadline(t), spec(t, card))
+	m, err := k.Start(deadline(t), k.spec(t, card))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := begin(t, m)
-	g.write(t, "/home/app/fill.py", "import os,time\nkept=[os.urandom(1<<20) for _ in range(512)]\nopen('/tmp/filled','w').close()\ntime.sleep(1e6)\n")
+	g.write(t, "/home/app/fill.py", "import os,time\nkept=[bytes([i%255+1])*(1<<20) for i in range(512)]\nopen('/tmp/filled','w').close()\ntime.sleep(1e6)\n")
 	g.spawn(t, "python3", "/home/app/fill.py")
 	g.await(t, "test -e /tmp/filled")
 	saved, err := m.(machine.Saver).Save(deadline(t), machine.SaveOptions{Dir: t.TempDir()})
@@ -146,9 +179,7 @@ func TestSaveOfAFullGuest(t *testing.T) {
 	if err := m.Destroy(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
-	if m, err = d.Restore(deadline(t), spec(t, card), saved); err != nil {
-		t.Fatal(err)
-	}
+	m = k.restore(t, k.spec(t, card), saved)
 	goOn(t, m, 2).do(t, "pgrep -f fill.py")
 	if err := m.Destroy(context.Background()); err != nil {
 		t.Fatal(err)

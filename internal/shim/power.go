@@ -1,0 +1,418 @@
+package shim
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/shim/wire"
+)
+
+const (
+	firstGeneration = 1
+	entropySize     = 64 // bytes; the kernel's pool holds 32
+
+	pauseTimeout  = 30 * time.Second
+	saveTimeout   = 10 * time.Minute // the memory of a large machine, to a slow disk
+	resumeTimeout = 3 * time.Minute  // it is read back
+	wakeTimeout   = 10 * time.Second // for the agent's answer after a pause
+	statsTimeout  = 2 * time.Second
+
+	// MaxForks may be open at once: each holds a copy of the machine's memory.
+	MaxForks = 4
+)
+
+var errEnding = errors.New("the sandbox is ending")
+
+// codedError is an error that the daemon acts on or passes on. Its text is
+// written for the caller, its cause for the log.
+type codedError struct {
+	code  wire.Code
+	text  string
+	cause error // may be nil
+}
+
+func (e *codedError) Error() string {
+	if e.cause != nil {
+		return e.text + ": " + e.cause.Error()
+	}
+	return e.text
+}
+
+func (e *codedError) Unwrap() error { return e.cause }
+
+// operate runs an operation on the machine, one at a time. The context ends
+// with the sandbox.
+func (s *Shim) operate(timeout time.Duration, operation func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(s.operations, timeout)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+	case <-s.operations.Done():
+		return errEnding
+	case <-ctx.Done():
+		return fmt.Errorf("await another operation: %w", ctx.Err())
+	}
+	defer func() { <-s.turn }()
+	if s.operations.Err() != nil {
+		return errEnding
+	}
+	return operation(ctx)
+}
+
+// endOperations interrupts the operation under way and lets none begin any
+// more. It is idempotent.
+func (s *Shim) endOperations() {
+	s.ended.Do(func() {
+		s.interrupt()
+		select {
+		case s.turn <- struct{}{}: // and never gives it back
+		case <-time.After(freeTimeout):
+			s.log.Error("an operation does not end")
+		}
+	})
+}
+
+// pause has the machine stand still, in memory or on disk.
+func (s *Shim) pause(toDisk bool) (took wire.Paused, err error) {
+	timeout := pauseTimeout
+	if toDisk {
+		timeout = saveTimeout
+	}
+	err = s.operate(timeout, func(ctx context.Context) error {
+		if !s.configured() {
+			return errUnconfigured
+		}
+		l, power := s.current()
+		switch {
+		case power == wire.PowerSuspended:
+		case toDisk:
+			took, err = s.suspend(ctx, l)
+			return err
+		case power == wire.PowerRunning:
+			return s.standStill(ctx, l)
+		}
+		return nil
+	})
+	return took, err
+}
+
+func (s *Shim) standStill(ctx context.Context, l *life) error {
+	pauser, ok := l.machine.(machine.Pauser)
+	if !ok || !s.parts.Driver.Info().Features.Pause {
+		return s.lacks(wire.CodeCannotPause, "stand still in memory")
+	}
+	s.setPower(wire.PowerPaused)
+	if err := pauser.Pause(ctx); err != nil {
+		err = errors.Join(fmt.Errorf("pause machine: %w", err), pauser.Resume(ctx)) // it may be half-way
+		s.setPower(wire.PowerRunning)
+		return err
+	}
+	debug.FreeOSMemory()
+	return nil
+}
+
+func (s *Shim) lacks(code wire.Code, power string) error {
+	return &codedError{code: code, text: fmt.Sprintf("machines of the driver %q can't %s", s.parts.Driver.Info().Name, power)}
+}
+
+// suspend writes the machine down and frees it.
+func (s *Shim) suspend(ctx context.Context, l *life) (wire.Paused, error) {
+	saver := s.saver(l)
+	if saver == nil {
+		return wire.Paused{}, s.lacks(wire.CodeCannotPause, "be written to disk")
+	}
+	used := s.cpuTime(ctx)
+	_, before := s.current()
+	s.setPower(wire.PowerSuspended)
+	v, err := s.save(ctx, saver, s.layout.Saved, false)
+	if err != nil {
+		s.setPower(before)
+		return wire.Paused{}, err
+	}
+	s.mu.Lock()
+	s.saved, s.usedBefore = v, used
+	s.mu.Unlock()
+	s.setLife(nil)
+	s.bury(l)
+	s.parts.Gateway.Detach()
+	debug.FreeOSMemory()
+	return wire.Paused{Bytes: v.Bytes, StoodStill: v.StoodStill}, nil
+}
+
+// saver returns nil where machines can't be saved.
+func (s *Shim) saver(l *life) machine.Saver {
+	saver, ok := l.machine.(machine.Saver)
+	_, restores := s.parts.Driver.(machine.Restorer)
+	if !ok || !restores || !s.parts.Driver.Info().Features.Save {
+		return nil
+	}
+	return saver
+}
+
+// save writes a machine into a new directory, which goes again when it fails.
+func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) string, leave bool) (*machine.Snapshot, error) {
+	s.mu.Lock()
+	s.saves++
+	dir := name(s.saves)
+	s.mu.Unlock()
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		var snapshot machine.Snapshot
+		snapshot, err = saver.Save(ctx, machine.SaveOptions{Dir: dir, Leave: leave})
+		if err == nil {
+			return &snapshot, nil
+		}
+	}
+	s.log.Error("save machine", "error", err)
+	return nil, &codedError{
+		code: wire.CodeSaveFailed, text: "the sandbox could not be written down, and goes on as before",
+		cause: errors.Join(err, os.RemoveAll(dir)),
+	}
+}
+
+// release frees a saved machine that nobody needs any more.
+func (s *Shim) release(v *machine.Snapshot) {
+	var err error
+	if v.Close != nil {
+		err = v.Close()
+	}
+	if err := errors.Join(err, os.RemoveAll(v.Dir)); err != nil {
+		s.log.Error("free saved machine", "error", err)
+	}
+}
+
+// resume has the machine go on.
+func (s *Shim) resume() error {
+	return s.operate(resumeTimeout, func(ctx context.Context) error {
+		switch l, power := s.current(); power {
+		case wire.PowerPaused:
+			return s.goOn(ctx, l)
+		case wire.PowerSuspended:
+			return s.restore(ctx)
+		}
+		return nil
+	})
+}
+
+// goOn wakes a machine that stood still in memory. It runs from then on, also
+// when its agent doesn't say so.
+func (s *Shim) goOn(ctx context.Context, l *life) error {
+	if err := l.machine.(machine.Pauser).Resume(ctx); err != nil {
+		return fmt.Errorf("resume machine: %w", err)
+	}
+	defer s.setPower(wire.PowerRunning)
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
+	defer cancel()
+	return l.wake(ctx, link.Resume{})
+}
+
+// restore makes a machine that continues from the saved one. A sandbox that
+// can't be restored ends.
+func (s *Shim) restore(ctx context.Context) error {
+	s.mu.Lock()
+	v := s.saved
+	s.mu.Unlock()
+	l, err := s.continueFrom(ctx, *v, s.generation+1, nil)
+	if err != nil {
+		select {
+		case s.broken <- wire.Exit{Reason: api.StopCrashed, Detail: fmt.Sprintf("it could not be restored: %s", err)}:
+		default:
+		}
+		return err
+	}
+	s.mu.Lock()
+	s.saved = nil
+	s.mu.Unlock()
+	s.setLife(l)
+	s.setPower(wire.PowerRunning)
+	s.release(v) // what the machine needs of the files, it has open
+	return nil
+}
+
+// continueFrom makes a machine from a saved one and tells its agent.
+func (s *Shim) continueFrom(ctx context.Context, from machine.Snapshot, generation uint32, as *link.Identity) (*life, error) {
+	restorer, ok := s.parts.Driver.(machine.Restorer)
+	if !ok {
+		return nil, s.lacks(wire.CodeCannotFork, "continue from a saved one")
+	}
+	if err := os.MkdirAll(s.layout.Machine(), 0o700); err != nil {
+		return nil, fmt.Errorf("make machine directory: %w", err)
+	}
+	m, err := restorer.Restore(ctx, s.machineSpec(), from)
+	if err != nil {
+		return nil, fmt.Errorf("restore machine: %w", err)
+	}
+	return s.enliven(ctx, m, generation, func(l *life) error {
+		return l.wake(ctx, link.Resume{CutNetwork: true, Identity: as})
+	})
+}
+
+// wake tells the agent that its machine stood still.
+func (l *life) wake(ctx context.Context, r link.Resume) error {
+	r.Generation, r.Entropy, r.TimeUnixNs = l.generation, entropy(), time.Now().UnixNano()
+	return l.tell(ctx, func(w io.Writer) error { return link.SendResume(w, r) })
+}
+
+func entropy() []byte {
+	b := make([]byte, entropySize)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+// newMachineID draws what machine-id(5) describes.
+func newMachineID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// fork writes the machine down for others to continue from. The caller calls
+// done when they have.
+func (s *Shim) fork() (f wire.Fork, done func(), err error) {
+	if !s.beginFork() {
+		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", MaxForks)}
+	}
+	var v *machine.Snapshot
+	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
+		f.Origin.Generation = s.generation
+		v, err = s.forkable(ctx)
+		return err
+	})
+	if err != nil {
+		s.endFork()
+		return f, nil, err
+	}
+	f.Origin.SandboxID, f.Origin.Snapshot, f.Origin.Names = s.spec.ID, *v, s.parts.Gateway.Names()
+	f.Personal = s.own.personal()
+	return f, func() { s.endFork(); s.release(v) }, nil
+}
+
+// forkable writes the machine down. What a suspended one is kept in is for its
+// own restoration only: it may be changed by that.
+func (s *Shim) forkable(ctx context.Context) (*machine.Snapshot, error) {
+	if !s.configured() {
+		return nil, errUnconfigured
+	}
+	l, power := s.current()
+	if power == wire.PowerSuspended {
+		return nil, standsStill(power)
+	}
+	saver := s.saver(l)
+	if saver == nil {
+		return nil, s.lacks(wire.CodeCannotFork, "be saved, and so not be forked")
+	}
+	return s.save(ctx, saver, s.layout.Fork, true)
+}
+
+func standsStill(power wire.Power) error {
+	return &codedError{code: wire.CodePaused, text: fmt.Sprintf("the sandbox is %s", power)}
+}
+
+func (s *Shim) beginFork() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forks == MaxForks {
+		return false
+	}
+	s.forks++
+	return true
+}
+
+func (s *Shim) endFork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forks--
+}
+
+// startFork begins as what another sandbox was.
+func (s *Shim) startFork(ctx context.Context, from wire.Origin) (*life, error) {
+	s.generation = from.Generation + 1
+	if err := s.parts.Gateway.ContinueNames(from.Names); err != nil {
+		return nil, err
+	}
+	return s.continueFrom(ctx, from.Snapshot, s.generation, &link.Identity{
+		SandboxID: s.spec.ID, ForkedFrom: from.SandboxID, Hostname: s.spec.Hostname, MachineID: newMachineID(),
+		Env: s.environment(), ExtraRoots: s.guestRoots(),
+	})
+}
+
+// current returns the sandbox's life, nil while it has none.
+func (s *Shim) current() (*life, wire.Power) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life, s.status.Power
+}
+
+// look returns the sandbox's life, and a channel that is closed when it has
+// another or none.
+func (s *Shim) look() (*life, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life, s.changed
+}
+
+func (s *Shim) setLife(l *life) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life = l
+	if l != nil {
+		s.generation = l.generation
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Shim) setPower(p wire.Power) {
+	s.mu.Lock()
+	s.status.Power = p
+	s.mu.Unlock()
+	if err := s.writeStatus(); err != nil {
+		s.log.Error("record power", "error", err)
+	}
+}
+
+// running returns the sandbox's life while it runs.
+func (s *Shim) running() (*life, error) {
+	l, power := s.current()
+	if power != wire.PowerRunning || l == nil {
+		return nil, standsStill(power)
+	}
+	return l, nil
+}
+
+// measured is the status with what the machine used.
+func (s *Shim) measured() wire.Status {
+	ctx, cancel := context.WithTimeout(s.operations, statsTimeout)
+	defer cancel()
+	used := s.cpuTime(ctx)
+	st := s.snapshot()
+	st.CPUTime = used
+	return st
+}
+
+// cpuTime is what the sandbox's machines have used, as far as it is known.
+func (s *Shim) cpuTime(ctx context.Context) time.Duration {
+	l, _ := s.current()
+	var now time.Duration
+	if l != nil {
+		if reader, ok := l.machine.(machine.StatsReader); ok {
+			if stats, err := reader.Stats(ctx); err == nil {
+				now = stats.CPUTime
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used = max(s.used, s.usedBefore+now)
+	return s.used
+}
