@@ -26,8 +26,8 @@ import (
 // A process with these variables is not a test but a server that makes a
 // template in a directory, to be killed.
 const (
-	makerVariable       = "ATOLL_TEST_TEMPLATES"        // the directory
-	makerMemoryVariable = "ATOLL_TEST_TEMPLATES_MEMORY" // bytes
+	makerVariable       = "ATOLL_TEST_TEMPLATE_MAKER"  // the directory
+	makerMemoryVariable = "ATOLL_TEST_TEMPLATE_MEMORY" // bytes
 )
 
 // oddMemory is of templates that only one test makes: they are named by what
