@@ -34,7 +34,7 @@ import (
 // The files of a template, beside those of every snapshot.
 const (
 	templateMeta   = "template.json"
-	templateFormat = 2
+	templateFormat = 1
 	buildPrefix    = ".build-" // of directories that are not complete
 )
 
