@@ -106,8 +106,14 @@ func (m *monitor) take(line []byte) bool {
 	}
 }
 
+// afterthought is how long the answer to a command is still waited for when
+// nobody wants it any more: a command that QEMU has may have been carried out,
+// and without its answer nobody knows.
+const afterthought = 5 * time.Second
+
 // run sends a command and reads its answer into result, if that is not nil. A
-// monitor of which a command was given up is closed.
+// command that was answered is not undone by the end of ctx. A monitor of
+// which a command was given up is closed.
 func (m *monitor) run(ctx context.Context, command string, arguments, result any) error {
 	m.turn.Lock()
 	defer m.turn.Unlock()
@@ -119,6 +125,9 @@ func (m *monitor) run(ctx context.Context, command string, arguments, result any
 }
 
 func (m *monitor) exchange(ctx context.Context, command string, arguments, result any) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	request := struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -140,16 +149,28 @@ func (m *monitor) exchange(ctx context.Context, command string, arguments, resul
 	case a := <-m.answers:
 		return a.into(result)
 	case <-m.done:
-		select { // the answer may have been the last thing that came
-		case a := <-m.answers:
-			return a.into(result)
-		default:
-			return errMonitor
-		}
 	case <-ctx.Done():
-		_ = m.conn.Close() // the answer to come would be taken for the next one's
-		return ctx.Err()
+		return m.giveUp(ctx.Err(), result)
 	}
+	select { // the answer may have been the last thing that came
+	case a := <-m.answers:
+		return a.into(result)
+	default:
+		return errMonitor
+	}
+}
+
+func (m *monitor) giveUp(because error, result any) error {
+	patience := time.NewTimer(afterthought)
+	defer patience.Stop()
+	select {
+	case a := <-m.answers:
+		return a.into(result)
+	case <-m.done:
+	case <-patience.C:
+		_ = m.conn.Close() // the answer to come would be taken for the next one's
+	}
+	return because
 }
 
 func (a answer) into(result any) error {

@@ -51,14 +51,20 @@ func building(t *testing.T, dir string) (pid int, group string) {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		builds, _ := filepath.Glob(filepath.Join(dir, ".build-*"))
 		for _, build := range builds {
-			group = "template-" + strings.TrimPrefix(filepath.Base(build), ".build-")
-			if pids := cgroup.Open(group).PIDs(); len(pids) > 0 {
-				return pids[0], group
+			for _, group := range groupsOf(strings.TrimPrefix(filepath.Base(build), ".build-")) {
+				if pids := cgroup.Open(group).PIDs(); len(pids) > 0 {
+					return pids[0], group
+				}
 			}
 		}
 	}
 	t.Fatal("no template is being made")
 	return 0, ""
+}
+
+// groupsOf are the control groups of machines that become a template.
+func groupsOf(key string) []string {
+	return slices.DeleteFunc(cgroup.Leftovers(), func(name string) bool { return !strings.HasPrefix(name, "template-"+key+"-") })
 }
 
 // onlyTemplates checks that a directory has finished templates and nothing
@@ -70,8 +76,8 @@ func onlyTemplates(t *testing.T, dir string, number int) {
 	if err != nil || len(list) != number || len(entries) != number {
 		t.Errorf("%d templates, %v (%v)", len(list), entries, err)
 	}
-	for _, group := range cgroup.Leftovers() {
-		if slices.ContainsFunc(list, func(m microvm.Template) bool { return group == "template-"+m.Key }) {
+	for _, m := range list {
+		for _, group := range groupsOf(m.Key) {
 			t.Errorf("the control group %s is left", group)
 		}
 	}
