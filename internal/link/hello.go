@@ -24,8 +24,8 @@ const (
 	magicOpen = "atollLNK" // a session follows
 	magicAsk  = "atollASK" // a probe: nothing follows but another hello
 
-	// maxSkipped bounds what is left of an earlier session: a window for each
-	// of its streams.
+	// maxSkipped bounds what is left of an earlier session, in bytes: a window
+	// for each of its streams.
 	maxSkipped = maxStreams * streamWindow
 )
 
@@ -93,7 +93,7 @@ func greet(ctx context.Context, conn net.Conn, hello []byte) error {
 	defer interrupt()
 	_, err := conn.Write(hello)
 	if err == nil {
-		_, err = scan(conn, func(window []byte) bool { return bytes.Equal(window, hello) })
+		_, err = scan(conn, maxSkipped, func(window []byte) bool { return bytes.Equal(window, hello) })
 	}
 	if ctx.Err() != nil {
 		err = ctx.Err()
@@ -107,7 +107,7 @@ func greet(ctx context.Context, conn net.Conn, hello []byte) error {
 // awaitHello answers hellos until one opens a session.
 func awaitHello(conn io.ReadWriter) error {
 	for {
-		hello, err := scan(conn, func(window []byte) bool {
+		hello, err := scan(conn, maxSkipped, func(window []byte) bool {
 			magic := string(window[:magicSize])
 			return magic == magicOpen || magic == magicAsk
 		})
@@ -124,18 +124,18 @@ func awaitHello(conn io.ReadWriter) error {
 }
 
 // scan reads up to the end of the first window that is wanted, and not a byte
-// further.
-func scan(r io.Reader, wanted func(window []byte) bool) ([]byte, error) {
+// further. It skips so many bytes at most.
+func scan(r io.Reader, most int, wanted func(window []byte) bool) ([]byte, error) {
 	window := make([]byte, helloSize)
 	if _, err := io.ReadFull(r, window); err != nil {
 		return nil, err
 	}
-	for skipped := 0; !wanted(window); skipped++ {
-		if skipped == maxSkipped {
-			return nil, ErrNoHello
-		}
+	for skipped := 0; !wanted(window); {
 		// What may begin a hello says how much can be read at once.
 		n := misses(window)
+		if skipped += n; skipped > most {
+			return nil, ErrNoHello
+		}
 		copy(window, window[n:])
 		if _, err := io.ReadFull(r, window[helloSize-n:]); err != nil {
 			return nil, err

@@ -95,6 +95,19 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// TestScanSkipsSoManyBytes: they are counted, not the reads that they take.
+func TestScanSkipsSoManyBytes(t *testing.T) {
+	const most = 1000
+	for _, filler := range []string{"x", "atollLatoll", "atoll"} {
+		in := bytes.NewReader(bytes.Repeat([]byte(filler), 2*most))
+		size := in.Len()
+		_, err := scan(in, most, func([]byte) bool { return false })
+		if read := size - in.Len(); !errors.Is(err, ErrNoHello) || read < most || read > most+helloSize {
+			t.Errorf("%q: read %d bytes (%v)", filler, read, err)
+		}
+	}
+}
+
 // FuzzHello: whatever comes before a hello, the hello is found, and nothing
 // behind it is taken.
 func FuzzHello(f *testing.F) {
@@ -110,7 +123,7 @@ func FuzzHello(f *testing.F) {
 			hello = []byte(magicOpen + "12345678")
 		}
 		in := bytes.NewReader(append(append(bytes.Clone(before), hello...), "behind"...))
-		got, err := scan(in, func(window []byte) bool { return bytes.Equal(window, hello) })
+		got, err := scan(in, maxSkipped, func(window []byte) bool { return bytes.Equal(window, hello) })
 		rest, _ := io.ReadAll(in)
 		at := bytes.Index(append(bytes.Clone(before), hello...), hello)
 		if err != nil || !bytes.Equal(got, hello) || at == len(before) && string(rest) != "behind" {

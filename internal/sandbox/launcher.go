@@ -141,6 +141,7 @@ type Origin struct {
 	SandboxID  string // of the parent
 	Snapshot   machine.Snapshot
 	Generation uint32      // the highest that the parent's link had
+	Image      string      // path of the parent's descriptor of its image
 	Names      names.State // what the virtual addresses that its guest knows stand for
 }
 

@@ -293,6 +293,7 @@ func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 		return f, nil, err
 	}
 	f.Origin.SandboxID, f.Origin.Snapshot, f.Origin.Names = s.spec.ID, *v, s.parts.Gateway.Names()
+	f.Origin.Image = s.imagePath()
 	f.Personal = s.own.personal()
 	return f, func() { s.endFork(); s.release(v) }, nil
 }

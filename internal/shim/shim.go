@@ -96,6 +96,10 @@ type Shim struct {
 
 	own own
 
+	// image is held open from before the first machine to after the last: what
+	// continues from a saved one needs the very file, whatever has its name.
+	image *os.File
+
 	operations context.Context // ends when no operation may run any more
 	interrupt  context.CancelFunc
 	ended      sync.Once     // of operations
@@ -179,11 +183,31 @@ func (s *Shim) prepare() (net.Listener, error) {
 	if err := s.writeStatus(); err != nil {
 		return nil, err
 	}
+	if err := s.holdImage(); err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("unix", s.layout.Socket())
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return listener, nil
+}
+
+// holdImage opens the image, of a fork the parent's.
+func (s *Shim) holdImage() (err error) {
+	path := s.spec.Image
+	if from := s.spec.Origin; from != nil && from.Image != "" {
+		path = from.Image
+	}
+	if s.image, err = os.Open(path); err != nil {
+		return fmt.Errorf("open image: %w", err)
+	}
+	return nil
+}
+
+// imagePath names the image for other processes.
+func (s *Shim) imagePath() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.image.Fd())
 }
 
 // start runs the machine and personalises its agent.
@@ -223,7 +247,7 @@ func (s *Shim) firstLife(ctx context.Context) (*life, error) {
 func (s *Shim) machineSpec() machine.Spec {
 	return machine.Spec{
 		ID: s.spec.ID, Dir: s.layout.Machine(), Hostname: s.spec.Hostname,
-		Image: machine.Image{File: s.spec.Image, Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent, Template: s.spec.Template,
+		Image: machine.Image{File: s.imagePath(), Kernel: s.spec.Kernel, Modules: s.spec.Modules}, Agent: s.spec.Agent, Template: s.spec.Template,
 		MemoryBytes: s.spec.MemoryBytes, CPUs: s.spec.CPUs, MaxPIDs: s.spec.MaxPIDs, DiskBytes: s.spec.DiskBytes,
 		Network: s.parts.Network, AttachNIC: s.parts.Gateway.Attach,
 	}
@@ -374,6 +398,9 @@ func (s *Shim) free() {
 	}
 	if v != nil {
 		s.release(v)
+	}
+	if s.image != nil {
+		_ = s.image.Close()
 	}
 	if err := s.parts.Gateway.Close(); err != nil {
 		s.log.Error("close gateway", "error", err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -290,14 +291,37 @@ func (r *running) wantNoValue() {
 	}
 }
 
-// TestMachineGetsAllOfTheImage: the driver decides which files it needs.
+// TestMachineGetsAllOfTheImage: the driver decides which files it needs. The
+// root stays the file that it was, for forks as well, when another one gets its
+// name.
 func TestMachineGetsAllOfTheImage(t *testing.T) {
-	s := New(wire.Spec{ID: "sbx", Image: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}, Parts{
-		Driver: fake.New(nil), Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler),
-	})
-	want := machine.Image{File: "/i/erofs", Kernel: "/i/vmlinuz", Modules: "/i/modules"}
-	if got := s.machineSpec().Image; got != want {
-		t.Errorf("image = %+v", got)
+	file := filepath.Join(t.TempDir(), "erofs")
+	write := func(text string) {
+		if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	hold := func(from *wire.Origin) *Shim {
+		s := New(wire.Spec{ID: "sbx", Image: file, Kernel: "/i/vmlinuz", Modules: "/i/modules", Origin: from}, Parts{
+			Driver: fake.New(nil), Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler),
+		})
+		if err := s.holdImage(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.image.Close() })
+		return s
+	}
+	s := hold(nil)
+	write("second")
+	child, stranger := hold(&wire.Origin{Image: s.imagePath()}), hold(nil)
+	for want, of := range map[string][]*Shim{"first": {s, child}, "second": {stranger}} {
+		for _, s := range of {
+			image := s.machineSpec().Image
+			if got, err := os.ReadFile(image.File); err != nil || string(got) != want || image.Kernel != "/i/vmlinuz" || image.Modules != "/i/modules" {
+				t.Errorf("image %+v: %q (%v); want %q", image, got, err, want)
+			}
+		}
 	}
 }
 

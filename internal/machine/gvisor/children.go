@@ -30,10 +30,10 @@ func (m *gvisorMachine) Settle() error {
 
 // signal sends a signal to the processes of a name that runsc has started.
 func (m *gvisorMachine) signal(name string, sig unix.Signal) error {
-	if m.process == nil {
+	if m.PID() == 0 {
 		return nil
 	}
-	for _, pid := range children(m.process.Pid) {
+	for _, pid := range children(m.PID()) {
 		if err := signalNamed(pid, name, sig); err != nil {
 			return err
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // Name is the driver's name.
@@ -69,7 +70,7 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*gvisorMac
 		err = start(m)
 	}
 	if err != nil {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
 		return nil, errors.Join(err, m.Destroy(cleanup))
 	}
@@ -83,7 +84,7 @@ func (d *Driver) Reattach(_ context.Context, st machine.State) (machine.Machine,
 		return nil, fmt.Errorf("reattach: state belongs to driver %q", st.Driver)
 	}
 	m := newMachine(d, st.ID, st.Dir)
-	m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
+	m.Finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
 	return m, nil
 }
 

@@ -67,18 +67,6 @@ func TestLimitsAddTheDriversOverhead(t *testing.T) {
 	}
 }
 
-func TestTailIsBoundedAndClean(t *testing.T) {
-	tail := &tailBuffer{limit: 8}
-	for _, s := range []string{"early ", "\x1b[31m", "\xff\x00end\n"} {
-		if n, err := tail.Write([]byte(s)); n != len(s) || err != nil {
-			t.Fatalf("write: %d, %v", n, err)
-		}
-	}
-	if got := tail.String(); len(got) > 8 || strings.ContainsAny(got, "\x1b\x00\xff") || !strings.HasSuffix(got, "end") {
-		t.Errorf("tail is %q", got)
-	}
-}
-
 // What is saved is mostly pages that nobody wrote to: they cost nothing.
 func TestHolesTakeNoSpace(t *testing.T) {
 	dir := t.TempDir()

@@ -1,7 +1,6 @@
 package gvisor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,12 +19,12 @@ import (
 
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 const (
-	stopPatience    = 2 * time.Second  // between the polite and the hard end
-	destroyPatience = 20 * time.Second // for the kernel to reap everything
-	tailBytes       = 4 << 10          // of runsc's and the agent's stderr, kept for diagnosis
+	stopPatience = 2 * time.Second // between the polite and the hard end
+	tailBytes    = 4 << 10         // of runsc's and the agent's stderr, kept for diagnosis
 )
 
 // gvisorMachine is one sandbox. The process is waited for by one goroutine,
@@ -37,14 +35,11 @@ type gvisorMachine struct {
 	dir    string
 	group  *cgroup.Group
 
-	process *os.Process // set before start returns; nil after Reattach
-	link    net.Conn
-	bell    net.Conn // tells a restored agent so; closed with the machine
-	tail    *tailBuffer
+	*process.Process
 
-	exitOnce sync.Once
-	exited   chan machine.Exit // buffered, one value, then closed
-	done     chan struct{}     // closed when the process is gone
+	link net.Conn
+	bell net.Conn // tells a restored agent so
+	tail *process.Tail
 
 	mu     sync.Mutex
 	ending machine.ExitReason // the end that was asked for first; empty if none was
@@ -58,8 +53,8 @@ type gvisorMachine struct {
 
 func newMachine(d *Driver, id, dir string) *gvisorMachine {
 	return &gvisorMachine{
-		driver: d, id: id, dir: dir, group: cgroup.Open(id), tail: &tailBuffer{limit: tailBytes},
-		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
+		driver: d, id: id, dir: dir, group: cgroup.Open(id), tail: process.NewTail(tailBytes),
+		Process: process.New(),
 	}
 }
 
@@ -94,14 +89,14 @@ func (m *gvisorMachine) run(s machine.Spec, args []string, started chan<- error)
 	runtime.LockOSThread()
 	cmd, err := m.launch(s, args)
 	if err != nil {
-		m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
+		m.Finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
 		started <- err
 		return
 	}
-	m.process = cmd.Process
+	m.Started(cmd.Process)
 	started <- nil
 	err = cmd.Wait()
-	m.finish(m.exitOf(err))
+	m.Finish(m.exitOf(err))
 }
 
 func (m *gvisorMachine) launch(s machine.Spec, args []string) (*exec.Cmd, error) {
@@ -115,12 +110,12 @@ func (m *gvisorMachine) launch(s machine.Spec, args []string) (*exec.Cmd, error)
 	if err := writeSpec(s, m.group); err != nil {
 		return nil, err
 	}
-	link, guestLink, err := socketPair()
+	link, guestLink, err := process.ConnPair()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = guestLink.Close() }()
-	bell, guestBell, err := socketPair()
+	bell, guestBell, err := process.ConnPair()
 	if err != nil {
 		return nil, errors.Join(err, link.Close())
 	}
@@ -153,22 +148,6 @@ func writeSpec(s machine.Spec, group *cgroup.Group) error {
 		return fmt.Errorf("write runtime spec: %w", err)
 	}
 	return nil
-}
-
-// socketPair returns a socket's host end and the end to pass on.
-func socketPair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make socket: %w", err)
-	}
-	file := os.NewFile(uintptr(fds[0]), "host")
-	defer func() { _ = file.Close() }()
-	conn, err := net.FileConn(file)
-	if err != nil {
-		_ = unix.Close(fds[1])
-		return nil, nil, fmt.Errorf("make socket: %w", err)
-	}
-	return conn, os.NewFile(uintptr(fds[1]), "guest"), nil
 }
 
 // exitOf tells why runsc ended.
@@ -204,17 +183,6 @@ func (m *gvisorMachine) askedToEnd(reason machine.ExitReason) {
 	}
 }
 
-func (m *gvisorMachine) finish(e machine.Exit) {
-	m.exitOnce.Do(func() {
-		if m.bell != nil {
-			_ = m.bell.Close()
-		}
-		m.exited <- e
-		close(m.exited)
-		close(m.done)
-	})
-}
-
 // State is what Reattach needs.
 func (m *gvisorMachine) State() machine.State {
 	return machine.State{Driver: Name, ID: m.id, Dir: m.dir}
@@ -223,19 +191,16 @@ func (m *gvisorMachine) State() machine.State {
 // Link is the byte stream to the agent.
 func (m *gvisorMachine) Link() net.Conn { return m.link }
 
-// Exited delivers the machine's end.
-func (m *gvisorMachine) Exited() <-chan machine.Exit { return m.exited }
-
 // Stop asks the agent's process to end, then kills. One that stands still
 // can't be asked.
 func (m *gvisorMachine) Stop(ctx context.Context) error {
 	m.askedToEnd(machine.ExitStopped)
-	if m.process != nil && !m.paused.Load() {
-		_ = m.process.Signal(unix.SIGTERM) // runsc passes it on to the agent
+	if !m.paused.Load() && m.PID() != 0 {
+		m.Signal(unix.SIGTERM) // runsc passes it on to the agent
 		timer := time.NewTimer(stopPatience)
 		defer timer.Stop()
 		select {
-		case <-m.done:
+		case <-m.Done():
 			return nil
 		case <-timer.C:
 		case <-ctx.Done():
@@ -247,16 +212,7 @@ func (m *gvisorMachine) Stop(ctx context.Context) error {
 // kill ends every process of the machine and waits for runsc.
 func (m *gvisorMachine) kill() error {
 	m.askedToEnd(machine.ExitStopped)
-	if m.process == nil {
-		return nil
-	}
-	_ = m.process.Kill()
-	select {
-	case <-m.done:
-		return nil
-	case <-time.After(destroyPatience):
-		return fmt.Errorf("kill runsc: process %d does not end", m.process.Pid)
-	}
+	return m.Kill()
 }
 
 // Destroy ends the machine and frees everything.
@@ -267,6 +223,9 @@ func (m *gvisorMachine) Destroy(ctx context.Context) error {
 		return nil
 	}
 	err := errors.Join(m.kill(), m.group.Remove(ctx))
+	if m.bell != nil {
+		_ = m.bell.Close()
+	}
 	if err == nil {
 		err = os.RemoveAll(m.dir)
 	}
@@ -288,34 +247,3 @@ var (
 	_ machine.Settler     = (*gvisorMachine)(nil)
 	_ machine.StatsReader = (*gvisorMachine)(nil)
 )
-
-// tailBuffer keeps the last bytes written to it. What the guest's agent
-// prints is hostile: it is bounded here and stripped of control characters.
-type tailBuffer struct {
-	mu    sync.Mutex
-	limit int
-	buf   []byte
-}
-
-// Write never fails.
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, p[max(0, len(p)-t.limit):]...)
-	if over := len(t.buf) - t.limit; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tailBuffer) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clean := bytes.Map(func(r rune) rune {
-		if r == '\n' || r >= ' ' && r != 0x7f && r != 0xfffd {
-			return r
-		}
-		return -1
-	}, t.buf)
-	return strings.TrimSpace(string(clean))
-}

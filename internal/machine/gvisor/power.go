@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 const (
@@ -125,12 +126,10 @@ func (m *gvisorMachine) control(ctx context.Context, verb string) error {
 }
 
 func (m *gvisorMachine) alive() error {
-	select {
-	case <-m.done:
+	if m.Over() {
 		return os.ErrProcessDone
-	default:
-		return nil
 	}
+	return nil
 }
 
 // runsc runs a command about the running machine.
@@ -141,7 +140,7 @@ func (m *gvisorMachine) runsc(ctx context.Context, args ...string) error {
 	runtime.LockOSThread() // the command dies with this thread
 	defer runtime.UnlockOSThread()
 	cmd := m.driver.command(ctx, append([]string{"--root=" + stateDir(m.dir), "--log=/dev/null"}, args...))
-	said := &tailBuffer{limit: saidBytes}
+	said := process.NewTail(saidBytes)
 	cmd.Stderr = said
 	err := cmd.Run()
 	if ctx.Err() != nil {
@@ -186,7 +185,7 @@ func (m *gvisorMachine) ring(ctx context.Context) error {
 		return fmt.Errorf("restore: await agent: %w", ctx.Err())
 	}
 	select {
-	case e := <-m.exited:
+	case e := <-m.Exited():
 		return fmt.Errorf("restore: machine ended: %s", e.Detail)
 	case <-ctx.Done():
 		return fmt.Errorf("restore: await agent: %w", err)

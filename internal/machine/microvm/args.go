@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -16,6 +17,7 @@ const (
 	fdBell
 	fdConsole
 	fdMemory
+	fdImage
 	fdState // of a restored machine only
 )
 
@@ -23,7 +25,6 @@ const (
 const (
 	jailKernel    = "/kernel"
 	jailInitramfs = "/initramfs"
-	jailImage     = "/image"
 	jailWork      = "/work"
 )
 
@@ -33,11 +34,8 @@ const (
 	diskSerial = "atoll-disk"
 )
 
-// Names of block nodes.
-const (
-	rootNode = "root"
-	diskNode = "disk" // followed by its place in the chain
-)
+// rootNode is the image's block node; disks' are named after their files.
+const rootNode = "root"
 
 // Acceleration is how the guest's processors are made.
 type Acceleration string
@@ -85,8 +83,8 @@ func (p plan) board() []string {
 		"-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(p.spec.CPUs),
 		"-m", size(p.spec.MemoryBytes),
-		"-object", fmt.Sprintf("memory-backend-file,id=memory,size=%s,mem-path=/proc/self/fd/%d,share=%s",
-			size(p.spec.MemoryBytes), fdMemory, onOff(p.shared)),
+		"-object", fmt.Sprintf("memory-backend-file,id=memory,size=%s,mem-path=%s,share=%s",
+			size(p.spec.MemoryBytes), descriptor(fdMemory), onOff(p.shared)),
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
 		// A state without a description of the machine: whoever saved it made it
 		// by the same function.
@@ -121,7 +119,7 @@ func (p plan) card() []string {
 // machine until somebody lets it go on.
 func (p plan) drives() []string {
 	args := []string{
-		"-blockdev", "driver=file,node-name=root-file,filename=" + jailImage + ",read-only=on,locking=off",
+		"-blockdev", "driver=file,node-name=root-file,filename=" + descriptor(fdImage) + ",read-only=on,locking=off",
 		"-blockdev", "driver=raw,node-name=" + rootNode + ",file=root-file,read-only=on",
 		"-device", "virtio-blk-device,drive=" + rootNode + ",serial=" + rootSerial,
 	}
@@ -129,26 +127,25 @@ func (p plan) drives() []string {
 	for i, file := range p.disks {
 		args = append(args,
 			"-blockdev", fmt.Sprintf("driver=file,node-name=%s-file,filename=%s/%s,read-only=%s,locking=off,discard=unmap,cache.no-flush=on",
-				nodeName(i), jailWork, file, onOff(i < top)),
-			"-blockdev", formatOf(i)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(i), onOff(i < top))+backing(i))
+				nodeName(file), jailWork, file, onOff(i < top)),
+			"-blockdev", formatOf(file)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(file), onOff(i < top))+below(p.disks[:i]))
 	}
-	return append(args, "-device", "virtio-blk-device,drive="+nodeName(top)+",serial="+diskSerial+",werror=report")
+	return append(args, "-device", "virtio-blk-device,drive="+nodeName(p.disks[top])+",serial="+diskSerial+",werror=report")
 }
 
-func nodeName(i int) string { return diskNode + strconv.Itoa(i) }
+// descriptor names a file that QEMU inherits.
+func descriptor(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-func formatOf(i int) string {
-	if i == 0 {
-		return "driver=raw"
-	}
-	return "driver=qcow2"
-}
+// nodeName is of a disk's file.
+func nodeName(file string) string { return strings.TrimSuffix(file, filepath.Ext(file)) }
 
-func backing(i int) string {
-	if i == 0 {
+func formatOf(file string) string { return "driver=" + filepath.Ext(file)[1:] }
+
+func below(chain []string) string {
+	if len(chain) == 0 {
 		return ""
 	}
-	return ",backing=" + nodeName(i-1)
+	return ",backing=" + nodeName(chain[len(chain)-1])
 }
 
 // start is what the machine does first.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,19 +17,48 @@ import (
 // The guest's writable disk is a chain of files: first a raw one, made as an
 // empty ext4 file system, then one in QEMU's qcow2 format for each time that
 // the machine was saved and others may still read what was there. Only the
-// last is written to.
+// last is written to. A chain that has become long or large is flattened: its
+// last file takes in all that is in the others.
 
-// baseDisk is the first file of a chain.
-const baseDisk = "disk0.raw"
+const (
+	// baseDisk is the first file of a chain that was never flattened.
+	baseDisk = "disk0.raw"
 
-// diskName is the name of a chain's file that no file of the chain has.
-func diskName(chain []string) string { return fmt.Sprintf("disk%d.qcow2", len(chain)) }
+	// maxChain bounds the files of a chain: each takes memory of QEMU's for its
+	// tables, about a MiB per 8 GiB of disk, and a look-up for what is not in
+	// it.
+	maxChain = 24
+	// maxHistory bounds what they take on the host's disk when another one is
+	// added, in disks.
+	maxHistory = 2
+)
+
+// diskName is the name of the file that follows in a chain.
+func diskName(chain []string) string {
+	last := chain[len(chain)-1]
+	if last == baseDisk {
+		return overlayName(1)
+	}
+	return overlayName(overlayNumber(last) + 1)
+}
+
+func overlayName(n int) string { return fmt.Sprintf("disk%d.qcow2", n) }
+
+// overlayNumber is overlayName's reverse, 0 for any other name.
+func overlayNumber(name string) int {
+	digits, _ := strings.CutPrefix(strings.TrimSuffix(name, ".qcow2"), "disk")
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || overlayName(n) != name {
+		return 0
+	}
+	return n
+}
 
 // isChain reports whether these are the names that a chain's files have: they
 // become paths, and words of QEMU's.
 func isChain(names []string) bool {
 	for i, name := range names {
-		if i == 0 && name != baseDisk || i > 0 && name != diskName(names[:i]) {
+		if i == 0 && name != baseDisk && overlayNumber(name) == 0 || i > 0 && name != diskName(names[:i]) {
 			return false
 		}
 	}

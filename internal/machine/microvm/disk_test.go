@@ -49,13 +49,13 @@ func TestCopySparseKeepsHoles(t *testing.T) {
 }
 
 func TestChainsHaveTheirNames(t *testing.T) {
-	for _, good := range [][]string{{"disk0.raw"}, {"disk0.raw", "disk1.qcow2", "disk2.qcow2"}} {
+	for _, good := range [][]string{{"disk0.raw"}, {"disk0.raw", "disk1.qcow2", "disk2.qcow2"}, {"disk9.qcow2"}, {"disk9.qcow2", "disk10.qcow2"}} {
 		if !isChain(good) {
 			t.Errorf("%q is a chain", good)
 		}
 	}
 	for _, bad := range [][]string{
-		nil, {""}, {".."}, {"disk1.qcow2"}, {"disk0.raw", "disk0.raw"}, {"disk0.raw", "disk2.qcow2"},
+		nil, {""}, {".."}, {"disk0.qcow2"}, {"disk01.qcow2"}, {"disk+1.qcow2"}, {"disk-1.qcow2"}, {"disk1.raw"}, {"disk2.qcow2", "disk2.qcow2"}, {"disk1.qcow2", "disk0.raw"}, {"disk0.raw", "disk0.raw"}, {"disk0.raw", "disk2.qcow2"},
 		{"disk0.raw", "../disk1.qcow2"}, {"/etc/shadow"}, {"disk0.raw,driver=nbd"},
 	} {
 		if isChain(bad) {

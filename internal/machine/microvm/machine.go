@@ -14,19 +14,17 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/microvm/jail"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 const (
-	stopPatience    = 4 * time.Second  // between the polite and the hard end
-	destroyPatience = 20 * time.Second // for the kernel to reap everything
-	bellPatience    = 20 * time.Second // for a restored agent to let go of its old link
-	loadPoll        = time.Millisecond // between questions whether a state is loaded
+	stopPatience = 4 * time.Second  // between the polite and the hard end
+	bellPatience = 20 * time.Second // for a restored agent to let go of its old link
+	loadPoll     = time.Millisecond // between questions whether a state is loaded
 )
 
 // What is said on the bell; see the agent's package lives.
@@ -39,31 +37,29 @@ const (
 var errCard = errors.New("attach network card")
 
 // vm is one machine. The process is waited for by one goroutine, run, which
-// alone calls finish while it runs.
+// alone calls Finish while it runs.
 type vm struct {
 	driver *Driver
 	id     string
 	dir    string
 	group  *cgroup.Group
 
+	*process.Process
+
 	// Set before start returns; nil after Reattach.
 	spec    machine.Spec
-	process *os.Process
 	control *os.File // held open while QEMU lives
 	uid     int
+	image   *os.File // the root
 	memory  *os.File
 	shared  bool // the memory's file is written to by the mapping
 	sealed  bool // the memory's file is shared with other machines
 	monitor *monitor
 	link    net.Conn
 	bell    net.Conn
-	console *tail
+	console *process.Tail
 	drained chan struct{} // closed when the console has said all
-	stderr  *tail
-
-	exitOnce sync.Once
-	exited   chan machine.Exit // buffered, one value, then closed
-	done     chan struct{}     // closed when the process is gone
+	stderr  *process.Tail
 
 	power sync.Mutex // held while the machine is stopped, started or saved
 	disks []string   // guarded by power: the chain's files in the work directory
@@ -81,8 +77,8 @@ type vm struct {
 func newMachine(d *Driver, id, dir string) *vm {
 	return &vm{
 		driver: d, id: id, dir: dir, group: cgroup.Open(id),
-		console: newTail(), drained: make(chan struct{}), stderr: newTail(),
-		exited: make(chan machine.Exit, 1), done: make(chan struct{}),
+		console: process.NewTail(tailBytes), drained: make(chan struct{}), stderr: process.NewTail(tailBytes),
+		Process: process.New(),
 	}
 }
 
@@ -253,6 +249,11 @@ func (m *vm) prepare(s machine.Spec, shared bool) error {
 			return fmt.Errorf("make machine directory: %w", err)
 		}
 	}
+	image, err := os.Open(s.Image.File)
+	if err != nil {
+		return fmt.Errorf("open image: %w", err)
+	}
+	m.image = image
 	return m.group.Create(m.driver.limits(s, shared))
 }
 
@@ -266,7 +267,7 @@ func (m *vm) start(ctx context.Context, state *os.File) error {
 	if err := <-started; err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, destroyPatience)
+	ctx, cancel := context.WithTimeout(ctx, process.Patience)
 	defer cancel()
 	if err := m.monitor.run(ctx, "qmp_capabilities", nil, nil); err != nil {
 		return m.because(err)
@@ -281,13 +282,13 @@ func (m *vm) run(state *os.File, started chan<- error) {
 	runtime.LockOSThread()
 	cmd, err := m.launch(state)
 	if err != nil {
-		m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
+		m.Finish(machine.Exit{Reason: machine.ExitCrashed, Detail: err.Error()})
 		started <- err
 		return
 	}
 	started <- nil
 	err = cmd.Wait()
-	m.finish(m.exitOf(err))
+	m.Finish(m.exitOf(err))
 }
 
 // launch starts the jail with everything that QEMU inherits.
@@ -301,7 +302,7 @@ func (m *vm) launch(state *os.File) (_ *exec.Cmd, err error) {
 	if err != nil {
 		return nil, err
 	}
-	inherited := append(files[:len(files):len(files)], m.memory)
+	inherited := append(files[:len(files):len(files)], m.memory, m.image)
 	if state != nil {
 		inherited = append(inherited, state)
 	}
@@ -316,7 +317,8 @@ func (m *vm) launch(state *os.File) (_ *exec.Cmd, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start qemu: %w", err), control.Close())
 	}
-	m.process, m.control, m.uid = cmd.Process, control, uidBase+cmd.Process.Pid
+	m.Started(cmd.Process)
+	m.control, m.uid = control, uidBase+cmd.Process.Pid
 	if err := m.release(state != nil); err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
@@ -325,7 +327,7 @@ func (m *vm) launch(state *os.File) (_ *exec.Cmd, err error) {
 
 // release gives a started jail its files and lets it go on.
 func (m *vm) release(load bool) error {
-	if err := m.group.Enter(m.process.Pid); err != nil {
+	if err := m.group.Enter(m.PID()); err != nil {
 		return err
 	}
 	if err := give(m.work(m.disks[len(m.disks)-1]), m.uid); err != nil {
@@ -356,38 +358,26 @@ func (m *vm) wires() (theirs []*os.File, err error) {
 	var ours []net.Conn
 	var card *os.File
 	for fd := fdQMP; fd <= fdConsole; fd++ {
-		our, their, err := socketPair()
+		var their *os.File
+		if fd == fdNIC {
+			card, their, err = process.SocketPair()
+		} else {
+			var our net.Conn
+			our, their, err = process.ConnPair()
+			ours = append(ours, our)
+		}
 		if err != nil {
 			return theirs, err
 		}
 		theirs = append(theirs, their)
-		if fd == fdNIC {
-			card = our
-			continue
-		}
-		conn, err := net.FileConn(our)
-		_ = our.Close()
-		if err != nil {
-			return theirs, fmt.Errorf("make socket: %w", err)
-		}
-		ours = append(ours, conn)
 	}
 	m.monitor = openMonitor(ours[0], m.event)
 	m.link, m.bell = ours[1], ours[2]
-	go m.console.drain(ours[3], m.drained)
+	go drain(ours[3], m.console, m.drained)
 	if err := m.spec.AttachNIC(machine.NIC{Kind: machine.NICStream, File: card, MTU: m.spec.Network.MTU}); err != nil {
 		return theirs, errors.Join(errCard, err, card.Close())
 	}
 	return theirs, nil
-}
-
-func socketPair() (our, their *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make socket: %w", err)
-	}
-	_ = unix.SetNonblock(fds[0], true)
-	return os.NewFile(uintptr(fds[0]), "shim"), os.NewFile(uintptr(fds[1]), "qemu"), nil
 }
 
 // event takes note of how the guest ended the machine. It runs on the
@@ -457,14 +447,6 @@ func (m *vm) because(err error) error {
 	return err
 }
 
-func (m *vm) finish(e machine.Exit) {
-	m.exitOnce.Do(func() {
-		m.exited <- e
-		close(m.exited)
-		close(m.done)
-	})
-}
-
 // State is what Reattach needs.
 func (m *vm) State() machine.State { return machine.State{Driver: Name, ID: m.id, Dir: m.dir} }
 
@@ -475,9 +457,6 @@ func (m *vm) Link() net.Conn {
 	}
 	return m.link
 }
-
-// Exited delivers the machine's end.
-func (m *vm) Exited() <-chan machine.Exit { return m.exited }
 
 // Stop asks the agent to end the machine, then kills it.
 func (m *vm) Stop(ctx context.Context) error {
@@ -494,7 +473,7 @@ func (m *vm) Stop(ctx context.Context) error {
 	timer := time.NewTimer(stopPatience)
 	defer timer.Stop()
 	select {
-	case <-m.done:
+	case <-m.Done():
 		return nil
 	case <-timer.C:
 	case <-ctx.Done():
@@ -517,16 +496,7 @@ func (m *vm) kill() error {
 	m.mu.Lock()
 	m.stopping = true
 	m.mu.Unlock()
-	if m.process == nil {
-		return nil
-	}
-	_ = m.process.Kill()
-	select {
-	case <-m.done:
-		return nil
-	case <-time.After(destroyPatience):
-		return fmt.Errorf("kill qemu: process %d does not end", m.process.Pid)
-	}
+	return m.Kill()
 }
 
 // Destroy ends the machine and frees everything.
@@ -540,7 +510,7 @@ func (m *vm) Destroy(ctx context.Context) error {
 	if m.bell != nil {
 		_ = m.bell.Close()
 	}
-	for _, f := range []*os.File{m.control, m.memory} {
+	for _, f := range []*os.File{m.control, m.memory, m.image} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -582,10 +552,9 @@ func (m *vm) Settle() error {
 // jailConfig is what QEMU can reach.
 func (d *Driver) jailConfig(s machine.Spec, uid int, dir string, p plan) jail.Config {
 	c := jail.Config{
-		Root: jailRoot(dir), UID: uid, Program: d.QEMU, Args: p.args(),
+		Root: jailRoot(dir), UID: uid, MaxFile: maxFile(s), Program: d.QEMU, Args: p.args(),
 		Mounts: []jail.Mount{
 			{Source: "/usr", Target: "/usr"}, {Source: "/lib", Target: "/lib"}, {Source: "/etc/ld.so.cache", Target: "/etc/ld.so.cache"},
-			{Source: s.Image.File, Target: jailImage},
 			{Source: workDir(dir), Target: jailWork, Write: true},
 		},
 		Devices: []jail.Device{{Name: "null", Major: 1, Minor: 3}, {Name: "urandom", Major: 1, Minor: 9}},
@@ -603,6 +572,11 @@ func (d *Driver) jailConfig(s machine.Spec, uid int, dir string, p plan) jail.Co
 	}
 	return c
 }
+
+// maxFile is how long the files in the work directory can become: a disk that
+// is full, with qcow2's tables (less than a thousandth), or a saved state. What
+// has taken over QEMU could fill the host's disk otherwise.
+func maxFile(s machine.Spec) int64 { return s.DiskBytes + s.DiskBytes/256 + 64<<20 }
 
 func clip(s string) string { return fmt.Sprintf("%.64s", s) }
 

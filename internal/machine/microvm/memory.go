@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -128,8 +129,11 @@ func (c *copier) close() {
 }
 
 // copyAll copies everything, of a machine that stands still.
-func (c *copier) copyAll() error {
+func (c *copier) copyAll(ctx context.Context) error {
 	for at := int64(0); at < c.bytes; at += chunk {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("copy memory: %w", err)
+		}
 		if err := c.copyChunk(at, min(chunk, c.bytes-at)); err != nil {
 			return fmt.Errorf("copy memory: %w", err)
 		}
@@ -308,7 +312,7 @@ func parseMapping(line string) (m mapping, ok bool) {
 
 // fillMemory copies a saved memory's file into a memory file, holes left out,
 // and seals it.
-func fillMemory(file *os.File) (*os.File, error) {
+func fillMemory(ctx context.Context, file *os.File) (*os.File, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read saved memory: %w", err)
@@ -319,7 +323,7 @@ func fillMemory(file *os.File) (*os.File, error) {
 	}
 	c, err := newFileCopier(memory, file)
 	if err == nil {
-		err = c.copyAll()
+		err = c.copyAll(ctx)
 	}
 	if err == nil {
 		err = seal(memory)

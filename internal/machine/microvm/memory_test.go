@@ -2,6 +2,8 @@ package microvm
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -199,7 +201,7 @@ func TestOpenSharedRefuses(t *testing.T) {
 
 func TestFillMemoryKeepsHolesAndSeals(t *testing.T) {
 	base, want := exampleMemory(t)
-	filled, err := fillMemory(base)
+	filled, err := fillMemory(t.Context(), base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +262,19 @@ func TestRunOf(t *testing.T) {
 	}
 }
 
+func TestCopyIsInterrupted(t *testing.T) {
+	base, err := newMemory(2 * chunk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = base.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := fillMemory(ctx, base); !errors.Is(err, context.Canceled) {
+		t.Errorf("copied, although nobody waits (%v)", err)
+	}
+}
+
 // copyMemory copies at once.
 func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, error) {
 	c, err := newCopier(out, pid, base, private)
@@ -267,6 +282,6 @@ func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, erro
 		return 0, err
 	}
 	defer c.close()
-	err = c.copyAll()
+	err = c.copyAll(context.Background())
 	return c.written, err
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // Name is the driver's name.
@@ -106,7 +107,7 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*vm) error
 	if err == nil {
 		return m, nil
 	}
-	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 	defer cancel()
 	err = errors.Join(err, m.Destroy(cleanup))
 	if m.link != nil {
@@ -138,7 +139,7 @@ func (d *Driver) Reattach(_ context.Context, st machine.State) (machine.Machine,
 		return nil, fmt.Errorf("reattach: state belongs to driver %q", st.Driver)
 	}
 	m := newMachine(d, st.ID, st.Dir)
-	m.finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
+	m.Finish(machine.Exit{Reason: machine.ExitCrashed, Detail: "its shim is gone"})
 	return m, nil
 }
 
@@ -212,7 +213,7 @@ func readSaved(dir string, s machine.Spec) (saved, error) {
 	if err != nil {
 		return meta, fmt.Errorf("read snapshot: %w", err)
 	}
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	switch {
 	case err != nil:
 		return meta, err
@@ -240,9 +241,19 @@ func (m saved) write(dir string) error {
 	return nil
 }
 
+// imageAt is imageID of the file that has a name now.
+func imageAt(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("find image: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	return imageID(file)
+}
+
 // imageID tells one image file from another that has its name later.
-func imageID(path string) (string, error) {
-	info, err := os.Stat(path)
+func imageID(file *os.File) (string, error) {
+	info, err := file.Stat()
 	if err != nil {
 		return "", fmt.Errorf("find image: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,9 +25,12 @@ type monitor struct {
 	conn    net.Conn
 	onEvent func(event)
 	answers chan answer   // to the one command that waits
-	asked   atomic.Bool   // a command is waiting
 	done    chan struct{} // closed by read when nothing more comes
 	turn    sync.Mutex    // held by a command
+
+	mu      sync.Mutex // guards the following
+	asked   bool       // a command is waiting
+	givenUp int        // commands whose answers come first, and to nobody
 }
 
 type event struct {
@@ -40,7 +42,6 @@ type event struct {
 }
 
 type answer struct {
-	ID     int64           `json:"id"`
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
 		Class string `json:"class"`
@@ -95,25 +96,45 @@ func (m *monitor) take(line []byte) bool {
 	if a.Return == nil && a.Error == nil {
 		return true // the greeting
 	}
-	if !m.asked.Swap(false) {
-		return false // nobody asked, and the next who does must not take it for theirs
-	}
-	select {
-	case m.answers <- a:
-		return true
-	default:
-		return false // the last one was given up
-	}
+	return m.deliver(a)
 }
 
-// afterthought is how long the answer to a command is still waited for when
-// nobody wants it any more: a command that QEMU has may have been carried out,
-// and without its answer nobody knows.
-const afterthought = 5 * time.Second
+// deliver hands an answer to the command that it is for: they come in order.
+func (m *monitor) deliver(a answer) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.givenUp > 0:
+		m.givenUp--
+	case !m.asked:
+		return false // nobody asked, and the next who does must not take it for theirs
+	default:
+		m.asked = false
+		m.answers <- a
+	}
+	return true
+}
 
-// run sends a command and reads its answer into result, if that is not nil. A
-// command that was answered is not undone by the end of ctx. A monitor of
-// which a command was given up is closed.
+// ask notes that a command waits; giveUp that it does no more, unless its
+// answer is there.
+func (m *monitor) ask() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = true
+}
+
+func (m *monitor) giveUp() (given bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if given = m.asked; given {
+		m.asked = false
+		m.givenUp++
+	}
+	return given
+}
+
+// run sends a command and reads its answer into result, if that is not nil.
+// When ctx ends first, the command may yet be carried out, before the next.
 func (m *monitor) run(ctx context.Context, command string, arguments, result any) error {
 	m.turn.Lock()
 	defer m.turn.Unlock()
@@ -125,9 +146,6 @@ func (m *monitor) run(ctx context.Context, command string, arguments, result any
 }
 
 func (m *monitor) exchange(ctx context.Context, command string, arguments, result any) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	request := struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -141,36 +159,27 @@ func (m *monitor) exchange(ctx context.Context, command string, arguments, resul
 	} else {
 		_ = m.conn.SetWriteDeadline(time.Time{})
 	}
-	m.asked.Store(true)
+	m.ask()
 	if _, err := m.conn.Write(append(raw, '\n')); err != nil {
+		_ = m.conn.Close() // half of it may be there
 		return errors.Join(errMonitor, err)
 	}
 	select {
 	case a := <-m.answers:
 		return a.into(result)
 	case <-m.done:
+		select { // the answer may have been the last thing that came
+		case a := <-m.answers:
+			return a.into(result)
+		default:
+			return errMonitor
+		}
 	case <-ctx.Done():
-		return m.giveUp(ctx.Err(), result)
+		if !m.giveUp() {
+			return (<-m.answers).into(result)
+		}
+		return ctx.Err()
 	}
-	select { // the answer may have been the last thing that came
-	case a := <-m.answers:
-		return a.into(result)
-	default:
-		return errMonitor
-	}
-}
-
-func (m *monitor) giveUp(because error, result any) error {
-	patience := time.NewTimer(afterthought)
-	defer patience.Stop()
-	select {
-	case a := <-m.answers:
-		return a.into(result)
-	case <-m.done:
-	case <-patience.C:
-		_ = m.conn.Close() // the answer to come would be taken for the next one's
-	}
-	return because
 }
 
 func (a answer) into(result any) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // stateFile is where QEMU writes the state of processors and devices, in the
@@ -18,14 +19,7 @@ const stateFile = "state"
 var errGone = errors.New("the machine has ended")
 
 // over reports whether the machine has ended, or does not run in this process.
-func (m *vm) over() bool {
-	select {
-	case <-m.done:
-		return true
-	default:
-		return m.monitor == nil
-	}
-}
+func (m *vm) over() bool { return m.Over() || m.monitor == nil }
 
 // Pause stops the guest's processors.
 func (m *vm) Pause(ctx context.Context) error {
@@ -49,7 +43,7 @@ func (m *vm) halt(ctx context.Context) error {
 		return nil
 	}
 	if err := m.monitor.run(ctx, "stop", nil, nil); err != nil {
-		return err
+		return errors.Join(err, m.surely(ctx, "cont", nil, nil)) // it may be carried out yet
 	}
 	m.still = true
 	return nil
@@ -116,7 +110,7 @@ func (s *saving) run(ctx context.Context) (err error) {
 		err = s.leave()
 	} else if !paused {
 		// Also when ctx has ended: nobody else would.
-		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
 		err = errors.Join(err, s.goOn(goOn))
 	}
@@ -130,6 +124,9 @@ func (s *saving) run(ctx context.Context) (err error) {
 // prepare makes what can be made while the machine runs.
 func (s *saving) prepare(ctx context.Context) (err error) {
 	if s.Leave {
+		if err := s.boundChain(ctx); err != nil {
+			return err
+		}
 		s.top = diskName(s.disks)
 		if err := s.makeTop(ctx, s.top); err != nil {
 			return err
@@ -146,7 +143,7 @@ func (s *saving) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	s.copier, err = newCopier(s.memory, s.process.Pid, s.vm.memory, !s.shared)
+	s.copier, err = newCopier(s.memory, s.PID(), s.vm.memory, !s.shared)
 	return err
 }
 
@@ -164,7 +161,7 @@ func (s *saving) write(ctx context.Context) error {
 	if err := linkAll(s.Dir, workDir(s.dir), disks); err != nil {
 		return err
 	}
-	image, err := imageID(s.spec.Image.File)
+	image, err := imageID(s.image)
 	if err != nil {
 		return err
 	}
@@ -175,7 +172,7 @@ func (s *saving) write(ctx context.Context) error {
 	if err := meta.write(s.Dir); err != nil {
 		return err
 	}
-	return s.copier.copyAll()
+	return s.copier.copyAll(ctx)
 }
 
 // complete makes the copy of the memory what others can use.
@@ -235,7 +232,7 @@ func (m *vm) makeTop(ctx context.Context, name string) error {
 // nobody's to write to any more.
 func (m *vm) addTop(ctx context.Context, name string) error {
 	n := len(m.disks)
-	node, below := nodeName(n), nodeName(n-1)
+	node, below := nodeName(name), nodeName(m.disks[n-1])
 	type object = map[string]any
 	for _, step := range []struct {
 		command   string
@@ -251,7 +248,9 @@ func (m *vm) addTop(ctx context.Context, name string) error {
 		}},
 		{"blockdev-snapshot", object{"node": below, "overlay": node}},
 	} {
-		if err := m.monitor.run(ctx, step.command, step.arguments, nil); err != nil {
+		if err := m.surely(ctx, step.command, step.arguments, nil); err != nil {
+			_ = m.forget(ctx, node) // as far as it is there; the next attempt has the same name
+			_ = m.forget(ctx, node+"-file")
 			return err
 		}
 	}

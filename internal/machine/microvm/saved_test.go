@@ -37,7 +37,7 @@ func write(t *testing.T, path, text string) {
 
 func TestSavedComesBack(t *testing.T) {
 	s, _ := files(t)
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestSavedComesBack(t *testing.T) {
 // refused.
 func TestSavedIsRefused(t *testing.T) {
 	s, _ := files(t)
-	image, err := imageID(s.Image.File)
+	image, err := imageAt(s.Image.File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func fakeTemplate(t *testing.T, in string, meta Template) {
 	if _, err := memory.WriteAt([]byte("memory"), chunk+12345); err != nil {
 		t.Fatal(err)
 	}
-	if meta.Digest, err = digestSaved(dir); err != nil {
+	if meta.Digest, err = digestSaved(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	meta.Format = templateFormat
@@ -188,7 +188,7 @@ func TestOpenOfTemplates(t *testing.T) {
 			dir := t.TempDir()
 			fakeTemplate(t, dir, Template{Key: keyA, MemoryBytes: 4 * chunk})
 			damage(t, filepath.Join(dir, keyA))
-			snapshot, err := newTemplates(t, dir).open(keyA)
+			snapshot, err := newTemplates(t, dir).open(t.Context(), keyA)
 			if name != "" {
 				if err == nil {
 					t.Error("opened")

@@ -24,6 +24,7 @@ import (
 	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/machine"
+	"github.com/atollhq/atoll/internal/machine/process"
 )
 
 // A template is a machine that was saved when its agent had loaded the
@@ -60,9 +61,12 @@ type Template struct {
 const maxStored = 16
 
 // maxResident bounds the templates whose memory is held at a time, and
-// keepResident is how long one that was used is held at least.
+// keepResident is how long one that was used is held at least: machines may be
+// about to open it. Where clients ask for many sizes, mostResident are held;
+// a machine that comes too late boots.
 const (
 	maxResident  = 4
+	mostResident = 12
 	keepResident = 2 * time.Minute
 )
 
@@ -89,6 +93,7 @@ type resident struct {
 	filled   int64 // of the memory at first, bytes
 	err      error
 	used     time.Time // guarded by Templates.mu
+	made     time.Time // when it was asked for first
 }
 
 // NewTemplates keeps templates in a directory that no other process makes
@@ -124,7 +129,7 @@ func (t *Templates) freeGroups() error {
 		if maker, bad := strconv.Atoi(pid); !ok || bad != nil || unix.Kill(maker, 0) == nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(t.making, destroyPatience)
+		ctx, cancel := context.WithTimeout(t.making, process.Patience)
 		err = errors.Join(err, cgroup.Open(name).Remove(ctx))
 		cancel()
 	}
@@ -149,7 +154,7 @@ func (t *Templates) Get(ctx context.Context, s machine.Spec) (*machine.Snapshot,
 		ok = false
 	}
 	if !ok {
-		r = &resident{ready: make(chan struct{})}
+		r = &resident{ready: make(chan struct{}), made: time.Now()}
 		t.resident[key] = r
 		t.makers.Go(func() { t.provide(t.making, key, s, r) })
 	}
@@ -208,10 +213,11 @@ func (r *resident) isReady() bool {
 }
 
 // grown reports whether machines have filled so many holes of the memory that
-// a fresh copy is worth its making; see Driver.limits. It must be called with
-// the lock held.
+// a fresh copy is worth its making; see Driver.limits. There are no more than
+// two of a size: the older one is retired by the time that this one may be. It
+// must be called with the lock held.
 func (r *resident) grown(bytes int64) bool {
-	if !r.isReady() {
+	if !r.isReady() || time.Since(r.made) < keepResident {
 		return false
 	}
 	var st unix.Stat_t
@@ -243,7 +249,7 @@ const (
 
 // provide makes a template's memory available.
 func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *resident) {
-	r.snapshot, r.err = t.open(key)
+	r.snapshot, r.err = t.open(ctx, key)
 	if r.err != nil {
 		if !errors.Is(r.err, fs.ErrNotExist) {
 			t.log.Warn("a saved template is of no use; it is made again", "key", key, "error", r.err)
@@ -255,7 +261,7 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 			}
 		}
 		if r.err == nil {
-			r.snapshot, r.err = t.open(key)
+			r.snapshot, r.err = t.open(ctx, key)
 		}
 		if r.err == nil {
 			t.trim()
@@ -279,7 +285,10 @@ func (t *Templates) provide(ctx context.Context, key string, s machine.Spec, r *
 // called with mu held.
 func (t *Templates) evict() {
 	for len(t.resident) > maxResident {
-		oldest, since := "", time.Now().Add(-keepResident)
+		oldest, since := "", time.Now()
+		if len(t.resident) <= mostResident {
+			since = since.Add(-keepResident)
+		}
 		for key, r := range t.resident {
 			if r.isReady() && r.snapshot.Close != nil && r.used.Before(since) {
 				oldest, since = key, r.used
@@ -325,7 +334,7 @@ func (t *Templates) trim() {
 }
 
 // open reads a template from disk and holds its memory.
-func (t *Templates) open(key string) (machine.Snapshot, error) {
+func (t *Templates) open(ctx context.Context, key string) (machine.Snapshot, error) {
 	dir := filepath.Join(t.dir, key)
 	meta, err := readTemplate(dir)
 	if err != nil {
@@ -339,7 +348,7 @@ func (t *Templates) open(key string) (machine.Snapshot, error) {
 	if err := checkSize(file, meta.MemoryBytes); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("open template: %w", err)
 	}
-	memory, err := fillMemory(file)
+	memory, err := fillMemory(ctx, file)
 	if err != nil {
 		return machine.Snapshot{}, err
 	}
@@ -420,7 +429,7 @@ func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error
 		meta.Bytes, err = usedBytes(dir)
 	}
 	if err == nil {
-		meta.Digest, err = digestSaved(dir)
+		meta.Digest, err = digestSaved(ctx, dir)
 	}
 	if err == nil {
 		err = meta.write(dir)
@@ -437,13 +446,13 @@ func (t *Templates) build(ctx context.Context, key string, s machine.Spec) error
 	return nil
 }
 
-func digestSaved(dir string) (string, error) {
+func digestSaved(ctx context.Context, dir string) (string, error) {
 	file, err := os.Open(filepath.Join(dir, savedMemory))
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = file.Close() }()
-	memory, err := fillMemory(file) // its holes are where the next reader's are
+	memory, err := fillMemory(ctx, file) // its holes are where the next reader's are
 	if err != nil {
 		return "", err
 	}
@@ -467,7 +476,7 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	}
 	m := newMachine(d, s.ID, s.Dir)
 	defer func() {
-		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyPatience)
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
 		if m.link != nil {
 			_ = m.link.Close()
@@ -486,14 +495,14 @@ func (d *Driver) saveTemplate(ctx context.Context, s machine.Spec, dir string) (
 	if err := m.saveState(ctx, dir); err != nil {
 		return err
 	}
-	if err := saveFile(filepath.Join(dir, savedMemory), m.memory); err != nil {
+	if err := saveFile(ctx, filepath.Join(dir, savedMemory), m.memory); err != nil {
 		return err
 	}
 	return makeBaseDisk(ctx, blankDisk(dir), "", s.DiskBytes)
 }
 
 // saveFile copies a machine's memory file to disk.
-func saveFile(path string, memory *os.File) (err error) {
+func saveFile(ctx context.Context, path string, memory *os.File) (err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -506,7 +515,7 @@ func saveFile(path string, memory *os.File) (err error) {
 	if err := file.Truncate(c.bytes); err != nil {
 		return err
 	}
-	return c.copyAll()
+	return c.copyAll(ctx)
 }
 
 // key names everything that is in a template.

@@ -64,6 +64,9 @@ type Origin struct {
 	Snapshot  machine.Snapshot `json:"snapshot"`
 	// Generation is the highest that the parent's link had.
 	Generation uint32 `json:"generation"`
+	// Image is the path of the parent's descriptor of its image, of which there
+	// may be another by that name.
+	Image string `json:"image,omitempty"`
 	// Names is what the virtual addresses that the guest knows stand for.
 	Names names.State `json:"names"`
 }

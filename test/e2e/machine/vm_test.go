@@ -119,7 +119,7 @@ func beginVM(t *testing.T, d *microvm.Driver, log *journal, s machine.Spec) *vm 
 func becomeVM(t *testing.T, parent *vm, from machine.Snapshot) *vm {
 	t.Helper()
 	s := vmSpec(t, unread(t))
-	s.Hostname = "child"
+	s.Hostname, s.DiskBytes = "child", parent.spec.DiskBytes
 	m, err := parent.driver.Restore(deadline(t), s, from)
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -43,7 +44,9 @@ func launchBox(t *testing.T, l *launch.Launcher, spec sandbox.ShimSpec) *box {
 	}
 	t.Logf("%s runs after %v", spec.ID, time.Since(began).Round(time.Millisecond))
 	t.Cleanup(func() {
-		if err := l.Cleanup(t.Context(), spec.ID); err != nil && t.Context().Err() == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // the test's has ended
+		defer cancel()
+		if err := l.Cleanup(ctx, spec.ID); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
 	})

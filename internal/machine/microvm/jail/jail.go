@@ -32,6 +32,7 @@ const maxConfig = 1 << 20
 type Config struct {
 	Root    string   `json:"root"`    // empty directory that becomes the root
 	UID     int      `json:"uid"`     // user and group
+	MaxFile int64    `json:"maxFile"` // bytes up to which it can make a file grow
 	Mounts  []Mount  `json:"mounts"`  // in this order
 	Devices []Device `json:"devices"` //
 	Program string   `json:"program"` // path in the jail
@@ -103,7 +104,7 @@ func Main(args []string) error {
 	if err := build(c); err != nil {
 		return fmt.Errorf("jail: %w", err)
 	}
-	if err := drop(c.UID); err != nil {
+	if err := drop(c.UID, c.MaxFile); err != nil {
 		return fmt.Errorf("jail: %w", err)
 	}
 	if orphaned(fd) {
@@ -208,10 +209,12 @@ func enter(root string) error {
 }
 
 // drop gives up all privileges for good.
-func drop(uid int) error {
-	none := unix.Rlimit{}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &none); err != nil {
+func drop(uid int, maxFile int64) error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(maxFile), Max: uint64(maxFile)}); err != nil {
+		return fmt.Errorf("bound files: %w", err)
 	}
 	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {

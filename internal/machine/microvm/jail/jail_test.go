@@ -48,7 +48,7 @@ func TestCommand(t *testing.T) {
 	if cmd.Dir != "/" || len(cmd.Env) != 1 || !strings.HasPrefix(cmd.Env[0], "PATH=") {
 		t.Errorf("directory %q, environment %q", cmd.Dir, cmd.Env)
 	}
-	want := Config{Root: "/root", UID: 7, Program: "/p", Args: []string{"a"}, Mounts: []Mount{{Source: "/s", Target: "/t", Write: true}},
+	want := Config{Root: "/root", UID: 7, MaxFile: 9, Program: "/p", Args: []string{"a"}, Mounts: []Mount{{Source: "/s", Target: "/t", Write: true}},
 		Devices: []Device{{Name: "null", Major: 1, Minor: 3}}}
 	if err := Send(control, want); err != nil {
 		t.Fatal(err)
