@@ -338,3 +338,12 @@ func TestPersonalise(t *testing.T) {
 // certificate is one, as text. Whether it can be used is not the agent's
 // matter.
 const certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+
+func TestLater(t *testing.T) {
+	if got := later(1000, 5*time.Microsecond); got != 6000 {
+		t.Errorf("a time told 5 µs ago is %d", got)
+	}
+	if got := later(0, time.Second); got != 0 {
+		t.Errorf("an unknown time is %d", got)
+	}
+}

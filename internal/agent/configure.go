@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/atollhq/atoll/internal/agent/trust"
 	"github.com/atollhq/atoll/internal/link"
@@ -15,10 +16,12 @@ func (a *Agent) configure(cfg link.Config) error {
 	if a.configured {
 		return errors.New("the machine has its configuration already")
 	}
+	received := time.Now()
 	a.stir(cfg.Entropy)
 	if err := a.boot(cfg.Boot); err != nil {
 		return err
 	}
+	cfg.TimeUnixNs = later(cfg.TimeUnixNs, time.Since(received))
 	env, err := personalise(a.opts.Root, a.opts.Host, cfg, a.log)
 	if err != nil {
 		return err
@@ -31,6 +34,14 @@ func (a *Agent) configure(cfg link.Config) error {
 	a.parts = newServices(a.life, cfg, env, a.log)
 	a.configured = true
 	return nil
+}
+
+// later is a time that was told some time ago; zero stays unknown.
+func later(unixNs int64, ago time.Duration) int64 {
+	if unixNs == 0 {
+		return 0
+	}
+	return unixNs + ago.Nanoseconds()
 }
 
 func (a *Agent) boot(b *link.Boot) error {

@@ -10,9 +10,9 @@ import (
 
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/client"
+	"github.com/atollhq/atoll/internal/cgroup"
 	"github.com/atollhq/atoll/internal/machine/gvisor"
 	"github.com/atollhq/atoll/internal/machine/microvm"
-	"github.com/atollhq/atoll/internal/sandbox"
 )
 
 const (
@@ -130,9 +130,9 @@ func (p *power) fork() error {
 	const most = 4
 	for _, count := range []int{1, most} {
 		var answered, silent []time.Duration
-		var each int64
+		var each, all int64
 		for range powerRuns {
-			before, err := sandbox.FreeMemory()
+			before, err := charged(cgroup.ShimName(p.sandbox.ID()))
 			if err != nil {
 				return err
 			}
@@ -148,20 +148,37 @@ func (p *power) fork() error {
 			if err != nil {
 				return err
 			}
-			after, err := sandbox.FreeMemory()
-			if err != nil {
+			if each, all, err = p.added(children, before); err != nil {
 				return err
 			}
-			each = (before - after) / int64(count)
 			if err := p.end(children); err != nil {
 				return err
 			}
 		}
 		p.bench.add(fmt.Sprintf("%sfork into %d, until all answered an echo", p.what, count), spread(answered),
-			fmt.Sprintf("longest silence of the parent %s; %d MiB less available per child", spread(silent), each>>20), "")
+			fmt.Sprintf("longest silence of the parent %s; charged: %d MiB to each child, %d to the parent's shim for all", spread(silent), each>>20, all>>20), "")
 	}
 	return nil
 }
+
+// added is what control groups are charged with for children: to each of them,
+// its shim included, and to the parent's shim for all, beyond what it was
+// before.
+func (p *power) added(children []api.Sandbox, before int64) (each, all int64, err error) {
+	for _, child := range children {
+		for _, group := range []string{child.ID, cgroup.ShimName(child.ID)} {
+			bytes, err := charged(group)
+			if err != nil {
+				return 0, 0, err
+			}
+			each += bytes / int64(len(children))
+		}
+	}
+	after, err := charged(cgroup.ShimName(p.sandbox.ID()))
+	return each, after - before, err
+}
+
+func charged(group string) (int64, error) { return cgroup.Open(group).MemoryBytes() }
 
 func (p *power) visit(children []api.Sandbox) error {
 	for _, child := range children {

@@ -114,7 +114,9 @@ func (p plan) card() []string {
 
 // drives are the image and the chain of files that holds what was written: the
 // first is raw, each further one holds what differs from those before it. No
-// flush reaches the host's disk: nothing of a machine outlives its host.
+// flush reaches the host's disk: nothing of a machine outlives its host. A full
+// disk of the host's is an error for the guest; by default, QEMU would stop the
+// machine until somebody lets it go on.
 func (p plan) drives() []string {
 	args := []string{
 		"-blockdev", "driver=file,node-name=root-file,filename=" + descriptor(fdImage) + ",read-only=on,locking=off",
@@ -128,7 +130,7 @@ func (p plan) drives() []string {
 				nodeName(file), jailWork, file, onOff(i < top)),
 			"-blockdev", formatOf(file)+fmt.Sprintf(",node-name=%s,file=%[1]s-file,read-only=%s,discard=unmap,cache.no-flush=on", nodeName(file), onOff(i < top))+below(p.disks[:i]))
 	}
-	return append(args, "-device", "virtio-blk-device,drive="+nodeName(p.disks[top])+",serial="+diskSerial)
+	return append(args, "-device", "virtio-blk-device,drive="+nodeName(p.disks[top])+",serial="+diskSerial+",werror=report")
 }
 
 // descriptor names a file that QEMU inherits.
@@ -158,7 +160,7 @@ func (p plan) start() []string {
 // its first program's environment; what follows "--" are its arguments.
 func (p plan) commandLine() string {
 	words := []string{
-		"console=ttyS0", "loglevel=3", "panic=-1", "edd=off", "pci=off", "rdinit=/init",
+		"console=ttyS0", "loglevel=3", "panic=-1", "reboot=t", "edd=off", "pci=off", "rdinit=/init",
 		"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	if p.accel == TCG {

@@ -82,9 +82,11 @@ func TestLimitsAddTheDriversOverhead(t *testing.T) {
 	s := exampleSpec()
 	s.MaxPIDs = 1024 // the guest's processes are not QEMU's
 	for accel, overhead := range map[Acceleration]int64{KVM: overheadBytes, TCG: overheadBytes + overheadTCG} {
-		got := New(Config{Accel: accel}).limits(s, false)
-		if want := (cgroup.Limits{MemoryBytes: 1280<<20 + overhead, CPUs: 2, PIDs: defaultMaxPIDs}); got != want {
-			t.Errorf("%s: limits %+v; want %+v", accel, got, want)
+		for shared, memory := range map[bool]int64{false: 1280 << 20, true: 2 * 1280 << 20} {
+			got := New(Config{Accel: accel}).limits(s, shared)
+			if want := (cgroup.Limits{MemoryBytes: memory + overhead, CPUs: 2, PIDs: defaultMaxPIDs}); got != want {
+				t.Errorf("%s, shared %v: limits %+v; want %+v", accel, shared, got, want)
+			}
 		}
 	}
 }

@@ -145,7 +145,7 @@ func (m *vm) restore(ctx context.Context, s machine.Spec, from machine.Snapshot)
 	if err != nil {
 		return err
 	}
-	if err := m.prepare(s, true); err != nil {
+	if err := m.prepare(s, from.Memory != ""); err != nil {
 		return err
 	}
 	if err := m.takeDisks(ctx, meta, from.Dir); err != nil {
@@ -240,8 +240,9 @@ func (m *vm) ring(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes what every machine needs.
-func (m *vm) prepare(s machine.Spec, continues bool) error {
+// prepare makes what every machine needs. Its memory may be a view of what
+// others share.
+func (m *vm) prepare(s machine.Spec, shared bool) error {
 	m.spec = s
 	for _, dir := range []string{jailRoot(m.dir), workDir(m.dir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -253,7 +254,7 @@ func (m *vm) prepare(s machine.Spec, continues bool) error {
 		return fmt.Errorf("open image: %w", err)
 	}
 	m.image = image
-	return m.group.Create(m.driver.limits(s, continues))
+	return m.group.Create(m.driver.limits(s, shared))
 }
 
 // start runs QEMU. When ctx ends first, Destroy ends what was started.

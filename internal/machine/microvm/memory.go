@@ -264,6 +264,8 @@ func runOf(p []byte, zero bool) int {
 }
 
 // findMapping returns the address at which a process has a file mapped whole.
+// Inode, size and place are enough to know it by: the device differs from the
+// file's on file systems of several parts (Btrfs).
 func findMapping(maps string, file *os.File, bytes int64) (int64, error) {
 	var want unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &want); err != nil {
@@ -277,7 +279,7 @@ func findMapping(maps string, file *os.File, bytes int64) (int64, error) {
 	lines := bufio.NewScanner(io.LimitReader(f, 16<<20))
 	for lines.Scan() {
 		m, ok := parseMapping(lines.Text())
-		if ok && m.inode == want.Ino && m.device == want.Dev && m.offset == 0 && m.end-m.start == bytes {
+		if ok && m.inode == want.Ino && m.offset == 0 && m.end-m.start == bytes {
 			return m.start, nil
 		}
 	}
@@ -286,7 +288,7 @@ func findMapping(maps string, file *os.File, bytes int64) (int64, error) {
 
 type mapping struct {
 	start, end, offset int64
-	device, inode      uint64
+	inode              uint64
 }
 
 // parseMapping reads a line of /proc/PID/maps: "start-end perms offset
@@ -297,7 +299,6 @@ func parseMapping(line string) (m mapping, ok bool) {
 		return m, false
 	}
 	from, to, _ := strings.Cut(fields[0], "-")
-	major, minor, _ := strings.Cut(fields[3], ":")
 	var err error
 	number := func(s string, base int) uint64 {
 		n, e := strconv.ParseUint(s, base, 63)
@@ -305,7 +306,6 @@ func parseMapping(line string) (m mapping, ok bool) {
 		return n
 	}
 	m.start, m.end, m.offset = int64(number(from, 16)), int64(number(to, 16)), int64(number(fields[2], 16))
-	m.device = unix.Mkdev(uint32(number(major, 16)), uint32(number(minor, 16)))
 	m.inode = number(fields[4], 10)
 	return m, err == nil
 }

@@ -216,16 +216,15 @@ func TestFillMemoryKeepsHolesAndSeals(t *testing.T) {
 }
 
 func TestParseMapping(t *testing.T) {
-	memfd := mapping{start: 0x7f0000000000, end: 0x7f0020000000, device: unix.Mkdev(0, 1), inode: 1234}
+	memfd := mapping{start: 0x7f0000000000, end: 0x7f0020000000, inode: 1234}
 	for line, want := range map[string]mapping{
 		"7f0000000000-7f0020000000 rw-p 00000000 00:01 1234 /memfd:atoll-memory (deleted)": memfd,
 		"7f0000000000-7f0020000000 rw-s 00000000 00:01 1234":                               memfd,
-		"1000-3000 r--p 00002000 fd:10 9 /usr/lib/with space":                              {start: 0x1000, end: 0x3000, offset: 0x2000, device: unix.Mkdev(0xfd, 0x10), inode: 9},
+		"1000-3000 r--p 00002000 fd:10 9 /usr/lib/with space":                              {start: 0x1000, end: 0x3000, offset: 0x2000, inode: 9},
 		"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]":               {}, // above what is signed
 		"":                                      {},
 		"1000-3000 r--p 0 fd:10":                {}, // no inode
 		"1000 r--p 0 fd:10 9":                   {}, // no end
-		"1000-3000 r--p 0 fd10 9":               {}, // no minor number
 		"-1000-3000 r--p 0 fd:10 9":             {},
 		"1000-3000 r--p zz fd:10 9":             {},
 		"1000-3000 r--p 0 fd:10 0x9":            {},

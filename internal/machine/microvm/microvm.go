@@ -164,23 +164,23 @@ func (d *Driver) check(s machine.Spec) error {
 	return nil
 }
 
-// limits are QEMU's. A machine that continues from a saved memory can be
-// charged twice for each page: a write to a page that is a hole in the saved
-// file makes the kernel fill the hole first, once for all machines that share
-// the file, and then copy it.
-func (d *Driver) limits(s machine.Spec, continues bool) cgroup.Limits {
-	bytes := s.MemoryBytes + overheadBytes
-	if d.Accel == TCG {
-		bytes += overheadTCG
+// limits are those of a machine's control group. Where the guest's memory is
+// a view of a memory file that others share, each page that it is the first to
+// write to counts twice: the kernel puts a page of zeros into the file, for
+// all, before it makes the copy that is written to.
+func (d *Driver) limits(s machine.Spec, shared bool) cgroup.Limits {
+	overhead := int64(overheadBytes)
+	if shared {
+		overhead += s.MemoryBytes
 	}
-	if continues {
-		bytes += s.MemoryBytes
+	if d.Accel == TCG {
+		overhead += overheadTCG
 	}
 	pids := s.MaxPIDs
 	if pids == 0 || pids > defaultMaxPIDs {
 		pids = defaultMaxPIDs // the guest's processes are not the host's
 	}
-	return cgroup.Limits{MemoryBytes: bytes, CPUs: s.CPUs, PIDs: pids}
+	return cgroup.Limits{MemoryBytes: s.MemoryBytes + overhead, CPUs: s.CPUs, PIDs: pids}
 }
 
 // saved describes a snapshot, in its directory.

@@ -132,6 +132,7 @@ func fakeTemplate(t *testing.T, in string, meta Template) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, savedState), "state")
+	write(t, blankDisk(dir), "a blank disk")
 	memory, err := os.Create(filepath.Join(dir, savedMemory))
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +175,9 @@ func TestOpenOfTemplates(t *testing.T) {
 		"memory gone":      func(t *testing.T, dir string) { remove(t, dir, savedMemory) },
 		"memory changed":   func(t *testing.T, dir string) { flip(t, dir, savedMemory, chunk+12346) },
 		"a hole filled":    func(t *testing.T, dir string) { flip(t, dir, savedMemory, 3*chunk) },
+		"disk changed":     func(t *testing.T, dir string) { flip(t, dir, "blank.raw", 5) },
+		"disk longer":      func(t *testing.T, dir string) { truncate(t, dir, "blank.raw", chunk) },
+		"disk gone":        func(t *testing.T, dir string) { remove(t, dir, "blank.raw") },
 		"metadata cut":     func(t *testing.T, dir string) { truncate(t, dir, templateMeta, 20) },
 		"metadata gone":    func(t *testing.T, dir string) { remove(t, dir, templateMeta) },
 		"another's place": func(t *testing.T, dir string) {

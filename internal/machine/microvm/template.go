@@ -52,7 +52,7 @@ type Template struct {
 	Kernel      string       `json:"kernel"` // digest of the kernel's file
 	Bytes       int64        `json:"bytes"`  // on disk
 	Created     time.Time    `json:"created"`
-	Digest      string       `json:"digest"` // of state and memory, "sha256:…"
+	Digest      string       `json:"digest"` // of state, memory and disk, "sha256:…"
 	Format      int          `json:"format"`
 }
 
@@ -366,30 +366,47 @@ func (t *Templates) open(ctx context.Context, key string) (machine.Snapshot, err
 	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
 }
 
-// digestTemplate is of the state and of the memory, without its holes.
+// digestTemplate is of the state, of the memory and of the blank disk, without
+// their holes.
 func digestTemplate(dir string, memory *os.File) (string, error) {
 	state, err := os.ReadFile(filepath.Join(dir, savedState))
 	if err != nil {
 		return "", err
 	}
-	hash := sha256.New()
-	hash.Write(state)
-	c, err := newFileCopier(nil, memory)
+	blank, err := os.Open(blankDisk(dir))
 	if err != nil {
 		return "", err
 	}
+	defer func() { _ = blank.Close() }()
+	hash := sha256.New()
+	hash.Write(state)
+	for _, file := range []*os.File{memory, blank} {
+		if err := digestContent(hash, file); err != nil {
+			return "", err
+		}
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// digestContent writes a file's size and all that is not zero in it.
+func digestContent(hash io.Writer, file *os.File) error {
+	c, err := newFileCopier(nil, file)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(hash, "\n%d:", c.bytes)
 	for at := int64(0); at < c.bytes; at += chunk {
 		p := c.buffer[:min(chunk, c.bytes-at)]
 		some, err := c.readBase(p, at)
 		if err != nil {
-			return "", err
+			return err
 		}
-		if some {
-			fmt.Fprintf(hash, "%d:", at)
-			hash.Write(p)
+		if some && runOf(p, true) < len(p) {
+			_, _ = fmt.Fprintf(hash, "%d:", at)
+			_, _ = hash.Write(p)
 		}
 	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+	return nil
 }
 
 // build boots a machine, saves it and puts it into place, whole.

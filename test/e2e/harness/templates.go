@@ -7,17 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/atollhq/atoll/internal/machine/microvm"
 )
 
 // templatesVariable names a directory where the servers of a run share the
 // templates of their microVMs: making one is a boot.
 const templatesVariable = "ATOLL_TEST_TEMPLATES"
 
-// takeTemplates gives a server the templates that others made.
+// takeTemplates gives a server that makes microVMs the templates that others
+// made.
 func (s *Server) takeTemplates() error {
 	shared := os.Getenv(templatesVariable)
-	if shared == "" {
+	if shared == "" || Isolation() != microvm.Name && !slices.Contains(s.flags, microvm.Name) {
 		return nil
 	}
 	return shareTemplates(shared, s.Data.Templates())

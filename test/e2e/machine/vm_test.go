@@ -33,7 +33,8 @@ type vm struct {
 	driver *microvm.Driver
 	spec   machine.Spec
 	log    *journal
-	qemu   int           // process id
+	qemu   int // process id
+	ended  chan machine.Exit
 	late   time.Duration // between the time that the guest was told and its answer
 }
 
@@ -160,7 +161,7 @@ func random(n int) []byte {
 // newVM sees to it that nothing is left of a machine at the end of its test.
 func newVM(t *testing.T, d *microvm.Driver, log *journal, s machine.Spec, m machine.Machine) *vm {
 	t.Helper()
-	v := &vm{guest: &guest{m: m}, driver: d, spec: s, log: log}
+	v := &vm{guest: &guest{m: m}, driver: d, spec: s, log: log, ended: make(chan machine.Exit, 1)}
 	t.Cleanup(func() {
 		if err := v.m.Destroy(context.Background()); err != nil {
 			t.Errorf("destroy: %v", err)
@@ -198,6 +199,8 @@ func (v *vm) vanished(t *testing.T) {
 func (v *vm) exit(t *testing.T) machine.Exit {
 	t.Helper()
 	select {
+	case e := <-v.ended: // somebody has read it already
+		return e
 	case e := <-v.m.Exited():
 		return e
 	case <-time.After(patience):

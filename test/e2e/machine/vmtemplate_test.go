@@ -26,8 +26,8 @@ import (
 // A process with these variables is not a test but a server that makes a
 // template in a directory, to be killed.
 const (
-	makerVariable       = "ATOLL_TEST_TEMPLATES"        // the directory
-	makerMemoryVariable = "ATOLL_TEST_TEMPLATES_MEMORY" // bytes
+	makerVariable       = "ATOLL_TEST_TEMPLATE_MAKER"  // the directory
+	makerMemoryVariable = "ATOLL_TEST_TEMPLATE_MEMORY" // bytes
 )
 
 // oddMemory is of templates that only one test makes: they are named by what
@@ -51,14 +51,20 @@ func building(t *testing.T, dir string) (pid int, group string) {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		builds, _ := filepath.Glob(filepath.Join(dir, ".build-*"))
 		for _, build := range builds {
-			group = "template-" + strings.TrimPrefix(filepath.Base(build), ".build-")
-			if pids := cgroup.Open(group).PIDs(); len(pids) > 0 {
-				return pids[0], group
+			for _, group := range groupsOf(strings.TrimPrefix(filepath.Base(build), ".build-")) {
+				if pids := cgroup.Open(group).PIDs(); len(pids) > 0 {
+					return pids[0], group
+				}
 			}
 		}
 	}
 	t.Fatal("no template is being made")
 	return 0, ""
+}
+
+// groupsOf are the control groups of machines that become a template.
+func groupsOf(key string) []string {
+	return slices.DeleteFunc(cgroup.Leftovers(), func(name string) bool { return !strings.HasPrefix(name, "template-"+key+"-") })
 }
 
 // onlyTemplates checks that a directory has finished templates and nothing
@@ -70,8 +76,8 @@ func onlyTemplates(t *testing.T, dir string, number int) {
 	if err != nil || len(list) != number || len(entries) != number {
 		t.Errorf("%d templates, %v (%v)", len(list), entries, err)
 	}
-	for _, group := range cgroup.Leftovers() {
-		if slices.ContainsFunc(list, func(m microvm.Template) bool { return group == "template-"+m.Key }) {
+	for _, m := range list {
+		for _, group := range groupsOf(m.Key) {
 			t.Errorf("the control group %s is left", group)
 		}
 	}
@@ -214,7 +220,7 @@ func TestDamagedTemplatesAreMadeAgain(t *testing.T) {
 	for _, damage := range []struct {
 		file string
 		flip bool
-	}{{"state", false}, {"state", true}, {"memory", false}, {"memory", true}, {"template.json", false}, {"template.json", true}} {
+	}{{"memory", true}, {"template.json", false}} { // the rest are unit tests
 		list, err := microvm.ListTemplates(dir)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("%d templates (%v)", len(list), err)
@@ -252,11 +258,8 @@ func TestBrokenTemplateIsNotNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, broken := range map[string]machine.Snapshot{
-		"no state":      {Driver: good.Driver, Dir: t.TempDir(), Memory: good.Memory},
-		"half a state":  {Driver: good.Driver, Dir: withState(t, state[:len(state)/2]), Memory: good.Memory},
-		"another state": {Driver: good.Driver, Dir: withState(t, append([]byte("QEVM"), random(4096)...)), Memory: good.Memory},
-		"no memory":     {Driver: good.Driver, Dir: good.Dir, Memory: "/proc/self/fd/9999"},
-		"other memory":  {Driver: good.Driver, Dir: good.Dir, Memory: "/proc/self/exe"},
+		"half a state": {Driver: good.Driver, Dir: withState(t, state[:len(state)/2]), Memory: good.Memory},
+		"other memory": {Driver: good.Driver, Dir: good.Dir, Memory: "/proc/self/exe"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, log := vmDriver(t)
