@@ -68,10 +68,13 @@ func run() error {
 	}
 	_ = os.Stdin.Close()
 	log := newLogger(spec)
-	err := confine(spec)
+	group, err := confine(spec)
 	var parts shim.Parts
 	if err == nil {
 		parts, err = assemble(spec, log)
+	}
+	if spec.Driver == microvm.Name {
+		parts.Room = func() error { return group.RaiseMemory(memoryLimit + group.SharedBytes() + spec.MemoryBytes) }
 	}
 	if err != nil {
 		_ = wire.Write(os.Stdout, wire.Started{Error: err.Error()})
@@ -82,18 +85,13 @@ func run() error {
 
 // confine puts this process, and with it all that it starts, into a group of
 // its own. Package launch removes it.
-func confine(spec wire.Spec) error {
+func confine(spec wire.Spec) (*cgroup.Group, error) {
 	debug.SetMemoryLimit(softMemory)
-	limits := cgroup.Limits{MemoryBytes: memoryLimit, PIDs: maxTasks}
-	if spec.Driver == microvm.Name {
-		// A fork is a copy of the guest's memory in a memory file of this process.
-		limits.MemoryBytes += shim.MaxForks * spec.MemoryBytes
-	}
 	group := cgroup.Open(cgroup.ShimName(spec.ID))
-	if err := group.Create(limits); err != nil {
-		return err
+	if err := group.Create(cgroup.Limits{MemoryBytes: memoryLimit, PIDs: maxTasks}); err != nil {
+		return nil, err
 	}
-	return group.Enter(os.Getpid())
+	return group, group.Enter(os.Getpid())
 }
 
 // maxLog bounds a shim's log, in bytes: at level debug a guest makes it write.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -242,6 +243,30 @@ func (g *Group) MemoryBytes() (int64, error) {
 		file = "memory.current"
 	}
 	return readInt(filepath.Join(g.dir("memory"), file))
+}
+
+// SharedBytes is what is charged to the group for memory files that its
+// processes filled, for as long as anybody has them.
+func (g *Group) SharedBytes() int64 {
+	return readKey(filepath.Join(g.dir("memory"), "memory.stat"), "shmem")
+}
+
+// RaiseMemory raises the group's memory limit to so many bytes. A higher one
+// stays.
+func (g *Group) RaiseMemory(bytes int64) error {
+	settings, limit := v2Settings(Limits{MemoryBytes: bytes}), "memory.max"
+	if !g.v2 {
+		settings, limit = v1Settings("memory", Limits{MemoryBytes: bytes}), "memory.limit_in_bytes"
+		slices.Reverse(settings) // that with swap is never below that without
+	}
+	now, err := readInt(filepath.Join(g.dir("memory"), limit))
+	if err != nil {
+		return fmt.Errorf("read memory limit: %w", err)
+	}
+	if now >= bytes {
+		return nil
+	}
+	return writeAll(g.dir("memory"), settings)
 }
 
 // CPUTime is what the group has used since it was made. On v1 it is zero

@@ -158,3 +158,38 @@ func TestParentGoesWhenItIsEmpty(t *testing.T) {
 		}
 	}
 }
+
+func TestRaiseMemory(t *testing.T) {
+	for version, c := range map[string]struct {
+		v2    bool
+		dir   string
+		files []string
+	}{
+		"v1": {false, "memory/atoll/x", []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}},
+		"v2": {true, "atoll/x", []string{"memory.max"}},
+	} {
+		root := t.TempDir()
+		dir := filepath.Join(root, c.dir)
+		for _, file := range append(c.files, "memory.swap.max", "memory.oom.group") {
+			put(t, filepath.Join(dir, file), "1000\n")
+		}
+		put(t, filepath.Join(dir, "memory.stat"), "cache 12288\nshmem 8192\nshmem_thp 1\n")
+		g := open(root, "x", c.v2)
+		if got := g.SharedBytes(); got != 8192 {
+			t.Errorf("%s: %d bytes are shared", version, got)
+		}
+		for _, step := range []struct{ to, want int64 }{{5000, 5000}, {2000, 5000}, {6000, 6000}} {
+			if err := g.RaiseMemory(step.to); err != nil {
+				t.Fatalf("%s: %v", version, err)
+			}
+			for _, file := range c.files {
+				if got, err := readInt(filepath.Join(dir, file)); err != nil || got != step.want {
+					t.Errorf("%s: raised to %d, %s is %d (%v)", version, step.to, file, got, err)
+				}
+			}
+		}
+		if err := open(t.TempDir(), "gone", c.v2).RaiseMemory(1); err == nil {
+			t.Errorf("%s: raised the limit of nothing", version)
+		}
+	}
+}

@@ -27,8 +27,8 @@ const (
 	wakeTimeout   = 10 * time.Second // for the agent's answer after a pause
 	statsTimeout  = 2 * time.Second
 
-	// MaxForks may be open at once: each holds a copy of the machine's memory.
-	MaxForks = 4
+	// maxForks may be open at once: each is a copy of the machine's memory.
+	maxForks = 4
 )
 
 var errEnding = errors.New("the sandbox is ending")
@@ -280,7 +280,7 @@ func newMachineID() string {
 // done when they have.
 func (s *Shim) fork() (f wire.Fork, done func(), err error) {
 	if !s.beginFork() {
-		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", MaxForks)}
+		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", maxForks)}
 	}
 	var v *machine.Snapshot
 	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
@@ -312,6 +312,11 @@ func (s *Shim) forkable(ctx context.Context) (*machine.Snapshot, error) {
 	if saver == nil {
 		return nil, s.lacks(wire.CodeCannotFork, "be saved, and so not be forked")
 	}
+	if s.parts.Room != nil {
+		if err := s.parts.Room(); err != nil {
+			return nil, fmt.Errorf("make room for a fork: %w", err)
+		}
+	}
 	return s.save(ctx, saver, s.layout.Fork, true)
 }
 
@@ -322,7 +327,7 @@ func standsStill(power wire.Power) error {
 func (s *Shim) beginFork() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.forks == MaxForks {
+	if s.forks == maxForks {
 		return false
 	}
 	s.forks++

@@ -358,10 +358,32 @@ func TestForkHoldsWhatIsTheParents(t *testing.T) {
 	r.awaitNone("forks/*")
 }
 
+// TestForksHaveRoom: what a fork is copied to is this process's, for as long as
+// a child lives.
+func TestForksHaveRoom(t *testing.T) {
+	r := prepared(t, nil)
+	asked, none := 0, errors.New("no room")
+	r.shim.parts.Room = func() error {
+		if asked++; asked == 2 {
+			return none
+		}
+		return nil
+	}
+	r.start()
+	r.fork()
+	if reply, _ := r.ask(wire.Request{Op: wire.OpFork}); reply.Fork != nil || !strings.Contains(reply.Error, none.Error()) {
+		t.Errorf("got %+v", reply)
+	}
+	r.fork()
+	if asked != 3 {
+		t.Errorf("asked %d times for room", asked)
+	}
+}
+
 func TestForksAreBounded(t *testing.T) {
 	r := run(t, nil)
 	var open []io.Closer
-	for range MaxForks {
+	for range maxForks {
 		_, conn := r.fork()
 		open = append(open, conn)
 	}

@@ -85,6 +85,11 @@ type Parts struct {
 	Log     *slog.Logger
 
 	Audit Audit // nil keeps none
+
+	// Room makes room in this process's limits for a copy of the guest's
+	// memory, before a fork; nil where none is needed. The copy stays as long
+	// as a child lives.
+	Room func() error
 }
 
 // Shim runs one sandbox.
