@@ -16,9 +16,10 @@ type evasion struct {
 	root   bool   // the script runs as root
 	script string // Python after guest.py, or a shell script after "#!"
 
-	arrives []string // what must have arrived all the same
-	never   string   // pattern of what must not arrive; empty is the word "evil", and anything at hosts that nobody may reach
-	prints  string   // pattern of what the script prints
+	arrives         []string // what must have arrived all the same
+	never           string   // pattern of what must not arrive; empty is the word "evil", and anything at hosts that nobody may reach
+	prints          string   // pattern of what the script prints
+	ownKernelPrints string   // the same, where the guest has a kernel of its own; empty is as elsewhere
 
 	// With the open policy, open is a pattern of what arrives; empty is the
 	// word "evil". Where the script can't succeed there either, blunt says why.

@@ -23,7 +23,7 @@ for proto in (4, 41, 47, 50, 132, 255):
         s.sendto(b"evil" * 10, (EVIL4, 0))
         print("sent", proto)
     except OSError as e:
-        print("no", e)`, prints: "no", blunt: "the guest's kernel has no raw sockets"},
+        print("no", e)`, prints: "no", ownKernelPrints: "sent", blunt: "gVisor has no raw sockets, and elsewhere they end at the card in every mode"},
 	{id: "raw-frames", attack: "frames of other kinds, to other stations, with VLAN tags", in: listed, root: true, script: `
 mac = bytes.fromhex("02a701000001")
 for kind in (0x88b5, 0x8100, 0x88cc, 0x86dd, 0x0800):
@@ -33,7 +33,7 @@ for kind in (0x88b5, 0x8100, 0x88cc, 0x86dd, 0x0800):
         s.send(mac + b"\x02\xa7\x01\0\0\x02" + struct.pack(">H", kind) + b"evil" * 20)
         print("sent", hex(kind))
     except OSError as e:
-        print("no", e)`, prints: "no", blunt: "the guest's kernel has no packet sockets"},
+        print("no", e)`, prints: "no", ownKernelPrints: "sent", blunt: "gVisor has no packet sockets, and elsewhere they end at the card in every mode"},
 	{id: "spoofed", attack: "packets from an address that is not the guest's", in: listed, root: true, script: `
 for address in ("93.184.215.99", "10.87.0.1", "10.87.0.7", "127.0.0.1"):
     run("ip", "addr", "add", address + "/32", "dev", "eth0")
