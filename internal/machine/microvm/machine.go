@@ -357,14 +357,23 @@ func ignoreExit(err error) error {
 func (m *vm) wires() (theirs []*os.File, err error) {
 	var ours []net.Conn
 	var card *os.File
+	defer func() {
+		if err != nil && m.monitor == nil { // nobody has them yet
+			for _, our := range ours {
+				_ = our.Close()
+			}
+			_ = card.Close() // which a nil one survives
+		}
+	}()
 	for fd := fdQMP; fd <= fdConsole; fd++ {
 		var their *os.File
 		if fd == fdNIC {
 			card, their, err = process.SocketPair()
 		} else {
 			var our net.Conn
-			our, their, err = process.ConnPair()
-			ours = append(ours, our)
+			if our, their, err = process.ConnPair(); err == nil {
+				ours = append(ours, our)
+			}
 		}
 		if err != nil {
 			return theirs, err
