@@ -128,14 +128,14 @@ func (p *power) toDisk() error {
 // fork measures until a child answers, and how long the parent did not.
 func (p *power) fork() error {
 	const most = 4
+	before, err := charged(cgroup.ShimName(p.sandbox.ID()))
+	if err != nil {
+		return err
+	}
 	for _, count := range []int{1, most} {
 		var answered, silent []time.Duration
 		var each, all int64
 		for range powerRuns {
-			before, err := charged(cgroup.ShimName(p.sandbox.ID()))
-			if err != nil {
-				return err
-			}
 			stop, longest := p.watch()
 			began := time.Now()
 			children, err := p.client.Sandboxes.Fork(p.ctx, p.sandbox.ID(), client.ForkOptions{Count: count})
@@ -151,7 +151,7 @@ func (p *power) fork() error {
 			if each, all, err = p.added(children, before); err != nil {
 				return err
 			}
-			if err := p.end(children); err != nil {
+			if err := p.end(children, before); err != nil {
 				return err
 			}
 		}
@@ -193,12 +193,21 @@ func (p *power) visit(children []api.Sandbox) error {
 	return nil
 }
 
-func (p *power) end(children []api.Sandbox) error {
-	var err error
+// end ends children and waits until the memory that they shared is free again.
+func (p *power) end(children []api.Sandbox, before int64) error {
 	for _, child := range children {
-		err = errors.Join(err, p.client.Sandboxes.Kill(p.ctx, child.ID))
+		if err := p.client.Sandboxes.Kill(p.ctx, child.ID); err != nil {
+			return err
+		}
 	}
-	return err
+	const slack = 32 << 20
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		now, err := charged(cgroup.ShimName(p.sandbox.ID()))
+		if err != nil || now < before+slack {
+			return err
+		}
+	}
+	return errors.New("the memory of ended children is not free")
 }
 
 // watch asks the parent for a variable over and over, until stop is called,
