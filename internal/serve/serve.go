@@ -6,6 +6,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -51,7 +52,8 @@ func RunWith(ctx context.Context, cfg config.Server, log *slog.Logger, o Options
 	if err := group.Start(ctx, d.services()...); err != nil {
 		return err
 	}
-	log.Info("server ready", "url", d.url, "regions", cfg.Regions, "isolation", d.isolation.choice.Driver, "acceleration", d.isolation.choice.Accel)
+	how := d.isolation.choice
+	log.Info("server ready", "url", d.url, "regions", cfg.Regions, "isolation", how.Driver, "acceleration", cmp.Or(how.Accel, "none"))
 	notify("READY=1")
 	if o.Ready != nil {
 		o.Ready(d.url)
