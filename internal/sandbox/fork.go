@@ -140,6 +140,11 @@ func (b *box) fork(ctx context.Context) (*Fork, error) {
 	}
 	defer b.release()
 	b.traffic.Add(1)
+	// Writing a machine down costs the host as much as starting one.
+	if err := b.m.starts.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("wait for a turn to fork: %w", err)
+	}
+	defer b.m.starts.Release(1)
 	f, err := b.shim.Fork(ctx)
 	if err != nil && ctx.Err() == nil {
 		err = b.explain(err, "FORK_FAILED", "the sandbox could not be forked: try again")

@@ -398,3 +398,39 @@ func TestNewForkSpec(t *testing.T) {
 	}
 
 }
+
+// Writing machines down waits for the turns that starts wait for.
+func TestForksTakeTurns(t *testing.T) {
+	run(t, func(o *sandbox.Options) { o.Starts = 2 }, func(w *world) {
+		var now, most atomic.Int64
+		w.launcher.FailPower = func(_, method string) error {
+			if method != "fork" {
+				return nil
+			}
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return nil
+		}
+		var parents []*sandbox.Client
+		for range 5 {
+			parents = append(parents, w.create(time.Hour))
+		}
+		failures := make(chan error, len(parents))
+		for _, p := range parents {
+			go func() {
+				_, err := w.Fork(w.t.Context(), org, p.ID(), sandbox.ForkSpec{Count: 1})
+				failures <- err
+			}()
+		}
+		for _, p := range parents {
+			w.must(<-failures)
+			defer p.Close()
+		}
+		if most.Load() != 2 {
+			t.Errorf("%d forks at once, want 2", most.Load())
+		}
+	})
+}
