@@ -28,8 +28,8 @@ type Driver interface {
 
 	// Start makes a machine and runs its agent. It returns once the machine
 	// executes; the agent may still be starting, so the first bytes on the
-	// link can lag behind. Before the first guest instruction runs, Start
-	// calls s.AttachNIC. When Start fails, or ctx ends before it returns,
+	// link can lag behind. Until Start has called s.AttachNIC, nothing that the
+	// guest sends is read by anybody. When Start fails, or ctx ends before it returns,
 	// nothing is left behind. After it returns, ctx has no influence.
 	Start(ctx context.Context, s Spec) (Machine, error)
 
@@ -189,8 +189,8 @@ type Spec struct {
 
 	Network Network
 
-	// AttachNIC is given the host end of the network card before the guest
-	// runs. The callee owns the file from then on.
+	// AttachNIC is given the host end of the network card, once, before Start
+	// or Restore returns. The callee owns the file from then on.
 	AttachNIC func(NIC) error
 }
 
