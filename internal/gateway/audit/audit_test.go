@@ -223,6 +223,31 @@ func TestFloods(t *testing.T) {
 	})
 }
 
+// What a flood repeated comes due after its end, all at once. It leaves room
+// for what is new.
+func TestWhatComesAfterAFloodIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keep(t, 4<<20)
+		for i := range 3000 { // nothing is left of the budget
+			for range 2 { // the second one is a repetition
+				k.Add(connected(i + 1))
+			}
+			if i%1000 == 999 {
+				time.Sleep(flushEvery)
+			}
+		}
+		time.Sleep(repeatFor - 3*flushEvery + 10*time.Millisecond) // they have just come due
+		k.Add(connected(7_777))
+		_ = k.Close()
+		for _, r := range k.records() {
+			if r.Port == 7_777 {
+				return
+			}
+		}
+		t.Errorf("it is not among %d records", len(k.records()))
+	})
+}
+
 func TestWaitingRecordsAreBounded(t *testing.T) {
 	f := NewFile(FileConfig{})
 	f.open = true // nobody writes

@@ -27,14 +27,20 @@ func newBudget(decision string, perSecond, most float64, now time.Time) budget {
 	return budget{decision: decision, perSecond: perSecond, most: most, tokens: most, filled: now}
 }
 
-// perToken is how many bytes a token pays for.
-const perToken = 512
+const (
+	perToken = 512 // bytes that a token pays for
 
-func (b *budget) take(size int, now time.Time) bool {
+	// reserve is the tokens that records of repetitions leave for what is new:
+	// those of a flood come due after its end, all at once.
+	reserve = 10
+)
+
+// take pays for a record, if it leaves that many tokens.
+func (b *budget) take(size int, leave float64, now time.Time) bool {
 	cost := max(1, float64(size)/perToken)
 	b.tokens = min(b.most, b.tokens+b.perSecond*now.Sub(b.filled).Seconds())
 	b.filled = now
-	if b.tokens < cost {
+	if b.tokens < cost+leave {
 		return false
 	}
 	b.tokens -= cost

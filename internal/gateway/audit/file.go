@@ -99,7 +99,7 @@ func (f *File) Add(r Record) {
 	if !f.open {
 		return
 	}
-	if !f.repeats.merge(r) && f.enqueue(r, now) {
+	if !f.repeats.merge(r) && f.enqueue(r, 0, now) {
 		f.repeats.remember(r, now)
 	}
 	select {
@@ -121,9 +121,9 @@ func encode(r Record, of *budget) queued {
 }
 
 // enqueue must be called with mu held.
-func (f *File) enqueue(r Record, now time.Time) bool {
+func (f *File) enqueue(r Record, leave float64, now time.Time) bool {
 	q := encode(r, f.budgets.of(r))
-	if q.of.waiting >= maxWaiting || !q.of.take(len(q.line), now) {
+	if q.of.waiting >= maxWaiting || !q.of.take(len(q.line), leave, now) {
 		q.of.lost += q.events
 		return false
 	}
@@ -172,7 +172,7 @@ func (f *File) collect(now time.Time, last bool) []queued {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.repeats.due(now, last) {
-		f.enqueue(r, now)
+		f.enqueue(r, reserve, now)
 	}
 	batch := f.queue
 	f.queue = nil
