@@ -118,6 +118,59 @@ func TestCopyOfASharedView(t *testing.T) {
 	}
 }
 
+// What was copied ahead is brought up to date, and what has not changed since
+// is not written again.
+func TestCopyAheadAndAgain(t *testing.T) {
+	for name, flags := range map[string]int{"private view": unix.MAP_PRIVATE, "shared view": unix.MAP_SHARED} {
+		t.Run(name, func(t *testing.T) {
+			base, want := exampleMemory(t)
+			memory := view(t, base, len(want), flags)
+			out := memoryFile(t, int64(len(want)))
+			c, err := newCopier(out, os.Getpid(), base, flags == unix.MAP_PRIVATE)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.close()
+			page(memory, 3, 3)
+			page(memory, 4, 4)
+			if err := c.copyAhead(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ahead := c.written.Load()
+			for n, with := range map[int]byte{0: 0, 3: 33, 2 * chunkPages: 5, 3*chunkPages + 1: 6} {
+				page(memory, n, with)
+			}
+			copy(want, memory)
+			if err := c.copyAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			equalMemory(t, out, want)
+			if again := c.written.Load() - ahead; again != 4*pageSize {
+				t.Errorf("%d bytes written again; want those of 4 pages", again)
+			}
+		})
+	}
+}
+
+// Several goroutines copy a large memory, and none of it twice.
+func TestCopyOfManyChunks(t *testing.T) {
+	want := make([]byte, 33*chunk+3*pageSize)
+	base := memoryFile(t, int64(len(want)))
+	for n := range len(want) / pageSize {
+		page(want, n, byte(n%251)) // some are zeros
+	}
+	copy(view(t, base, len(want), unix.MAP_SHARED), want)
+	out := memoryFile(t, int64(len(want)))
+	written, err := copyMemory(out, os.Getpid(), base, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalMemory(t, out, want)
+	if blocks(t, out) != written {
+		t.Errorf("%d bytes written, %d kept", written, blocks(t, out))
+	}
+}
+
 func equalMemory(t *testing.T, file *os.File, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
@@ -237,30 +290,6 @@ func TestParseMapping(t *testing.T) {
 	}
 }
 
-func TestRunOf(t *testing.T) {
-	p := make([]byte, 5*pageSize+100)
-	p[2*pageSize] = 1   // the first byte of a page
-	p[4*pageSize-1] = 1 // the last of the next
-	p[len(p)-1] = 1     // in a part of a page
-	for _, c := range []struct {
-		from int // pages
-		zero bool
-		want int // bytes
-	}{
-		{0, true, 2 * pageSize}, {0, false, 0},
-		{2, true, 0}, {2, false, 2 * pageSize},
-		{4, true, pageSize}, {4, false, 0},
-		{5, true, 0}, {5, false, 100},
-	} {
-		if got := runOf(p[c.from*pageSize:], c.zero); got != c.want {
-			t.Errorf("from page %d, zero %v: %d bytes; want %d", c.from, c.zero, got, c.want)
-		}
-	}
-	if runOf(nil, true) != 0 || runOf(nil, false) != 0 {
-		t.Error("nothing has a run")
-	}
-}
-
 func TestCopyIsInterrupted(t *testing.T) {
 	base, err := newMemory(2 * chunk)
 	if err != nil {
@@ -282,5 +311,5 @@ func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, erro
 	}
 	defer c.close()
 	err = c.copyAll(context.Background())
-	return c.written, err
+	return c.written.Load(), err
 }

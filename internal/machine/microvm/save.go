@@ -144,6 +144,9 @@ func (s *saving) prepare(ctx context.Context) (err error) {
 		}
 	}
 	s.copier, err = newCopier(s.memory, s.PID(), s.vm.memory, !s.shared)
+	if err == nil && s.Leave && !s.still {
+		err = s.copier.copyAhead(ctx)
+	}
 	return err
 }
 
@@ -178,7 +181,7 @@ func (s *saving) write(ctx context.Context) error {
 // complete makes the copy of the memory what others can use.
 func (s *saving) complete() error {
 	if !s.Leave {
-		s.snapshot.Bytes = s.copier.written
+		s.snapshot.Bytes = s.copier.written.Load()
 		return nil
 	}
 	s.snapshot.Memory, s.snapshot.Close = descriptorPath(s.memory), s.memory.Close
