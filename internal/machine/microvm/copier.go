@@ -45,9 +45,13 @@ type copier struct {
 	address int64 // of the view in the process
 }
 
-// newCopier copies the memory that a process has mapped from the base.
-func newCopier(out *os.File, pid int, base *os.File, private bool) (*copier, error) {
+// newCopier copies the memory of that size which a process has mapped from the
+// base. The process may be hostile, and have the base open.
+func newCopier(out *os.File, pid int, base *os.File, bytes int64, private bool) (*copier, error) {
 	c, err := newFileCopier(out, base)
+	if err == nil && c.bytes != bytes {
+		err = fmt.Errorf("copy memory: it has become %d bytes, of %d", c.bytes, bytes)
+	}
 	if err != nil {
 		return nil, err
 	}

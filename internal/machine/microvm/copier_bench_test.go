@@ -32,7 +32,7 @@ func BenchmarkCopy(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			c, err := newCopier(out, os.Getpid(), base, true)
+			c, err := newCopier(out, os.Getpid(), base, size, true)
 			if err == nil && ahead {
 				err = c.copyAhead(b.Context())
 			}

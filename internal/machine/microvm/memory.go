@@ -21,14 +21,19 @@ const (
 	pageSize   = 4096
 )
 
-// newMemory makes an empty memory file, which takes no memory yet.
+// newMemory makes an empty memory file, which takes no memory yet. Nobody can
+// change its size.
 func newMemory(bytes int64) (*os.File, error) {
 	fd, err := unix.MemfdCreate(memoryName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("make memory file: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), memoryName)
-	if err := file.Truncate(bytes); err != nil {
+	err = file.Truncate(bytes)
+	if err == nil {
+		_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make memory file: %w", err), file.Close())
 	}
 	return file, nil

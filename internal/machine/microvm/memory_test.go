@@ -126,7 +126,7 @@ func TestCopyAheadAndAgain(t *testing.T) {
 			base, want := exampleMemory(t)
 			memory := view(t, base, len(want), flags)
 			out := memoryFile(t, int64(len(want)))
-			c, err := newCopier(out, os.Getpid(), base, flags == unix.MAP_PRIVATE)
+			c, err := newCopier(out, os.Getpid(), base, int64(len(want)), flags == unix.MAP_PRIVATE)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -194,6 +194,30 @@ func TestCopyNeedsTheWholeView(t *testing.T) {
 	view(t, base, chunk, unix.MAP_PRIVATE)
 	if _, err := copyMemory(out, os.Getpid(), base, true); err == nil {
 		t.Error("copied a part for the whole")
+	}
+}
+
+// Whoever has taken over QEMU has its memory's file open. What is copied does
+// not become more by that.
+func TestSizeOfMemoryIsNotQEMUs(t *testing.T) {
+	memory := memoryFile(t, chunk)
+	for _, bytes := range []int64{0, 2 * chunk} {
+		if err := memory.Truncate(bytes); err == nil {
+			t.Errorf("the memory file has become %d bytes", bytes)
+		}
+	}
+	onDisk, err := os.Create(filepath.Join(t.TempDir(), "memory"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = onDisk.Close() }()
+	if err := onDisk.Truncate(2 * chunk); err != nil {
+		t.Fatal(err)
+	}
+	view(t, onDisk, 2*chunk, unix.MAP_PRIVATE)
+	if c, err := newCopier(memoryFile(t, chunk), os.Getpid(), onDisk, chunk, true); err == nil {
+		t.Errorf("%d bytes would be copied", c.bytes)
+		c.close()
 	}
 }
 
@@ -305,7 +329,11 @@ func TestCopyIsInterrupted(t *testing.T) {
 
 // copyMemory copies at once.
 func copyMemory(out *os.File, pid int, base *os.File, private bool) (int64, error) {
-	c, err := newCopier(out, pid, base, private)
+	info, err := base.Stat()
+	if err != nil {
+		return 0, err
+	}
+	c, err := newCopier(out, pid, base, info.Size(), private)
 	if err != nil {
 		return 0, err
 	}

@@ -110,7 +110,11 @@ func (m *monitor) deliver(a answer) bool {
 		return false // nobody asked, and the next who does must not take it for theirs
 	default:
 		m.asked = false
-		m.answers <- a
+		select {
+		case m.answers <- a:
+		default: // there is one for a command that could not be sent: QEMU answers unheard
+			return false
+		}
 	}
 	return true
 }

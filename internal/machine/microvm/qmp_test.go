@@ -166,6 +166,48 @@ func TestMonitorOutlivesAGivenUpCommand(t *testing.T) {
 	}
 }
 
+// A QEMU that answers what it has not read holds up nobody.
+func TestMonitorEndsAtAnswersToUnreadCommands(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer func() { _ = theirs.Close() }()
+	busy := make(chan struct{})
+	m := openMonitor(ours, func(event) { <-busy })
+	q := qemu{theirs, bufio.NewReader(theirs)}
+	asked := func() {
+		t.Helper()
+		for is := false; !is; {
+			m.mu.Lock()
+			is = m.asked
+			m.mu.Unlock()
+			if within(t).Err() != nil {
+				t.Fatal("no command")
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- m.run(ctx, "stop", nil, nil) }()
+	asked()
+	q.say(t, `{"return": {}}`+"\n"+`{"event": "STOP"}`+"\n"+`{"return": {}}`+"\n")
+	if err := <-failed; !errors.Is(err, errMonitor) {
+		t.Errorf("%v; want %v", err, errMonitor)
+	}
+	if err := m.run(within(t), "cont", nil, nil); !errors.Is(err, errMonitor) {
+		t.Errorf("the next command: %v; want %v", err, errMonitor)
+	}
+	asked()
+	close(busy)
+	select {
+	case <-m.done:
+	case <-within(t).Done():
+		t.Fatal("the monitor waits for somebody to take an answer")
+	}
+	if err := m.run(within(t), "cont", nil, nil); !errors.Is(err, errMonitor) {
+		t.Errorf("the last command: %v; want %v", err, errMonitor)
+	}
+}
+
 // An answer that is the last thing that is said is an answer.
 func TestMonitorTakesTheLastAnswer(t *testing.T) {
 	for range 100 {

@@ -143,7 +143,7 @@ func (s *saving) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	s.copier, err = newCopier(s.memory, s.PID(), s.vm.memory, !s.shared)
+	s.copier, err = newCopier(s.memory, s.PID(), s.vm.memory, s.spec.MemoryBytes, !s.shared)
 	if err == nil && s.Leave && !s.still {
 		err = s.copier.copyAhead(ctx)
 	}
