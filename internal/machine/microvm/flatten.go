@@ -55,27 +55,31 @@ func (m *vm) forget(ctx context.Context, node string) error {
 }
 
 // stream fills a node with what its backing chain holds, which it needs no
-// more then. When ctx ends, so does the job.
+// more then. When ctx ends, so does the job, or it is left to itself.
 func (m *vm) stream(ctx context.Context, node string) error {
 	job := map[string]any{"id": flattenJob}
+	_ = m.surely(ctx, "job-dismiss", job, nil) // of an earlier attempt that was left
 	err := m.surely(ctx, "block-stream", map[string]any{"job-id": flattenJob, "device": node, "auto-dismiss": false}, nil)
 	if err != nil {
 		return err
 	}
-	cancelled := false
+	var cancelled time.Time
 	for {
 		state, failure, err := m.job(ctx)
 		switch {
 		case err != nil:
 			return err
 		case state == "concluded":
-			if cancelled {
+			if !cancelled.IsZero() {
 				failure = ctx.Err()
 			}
 			return errors.Join(failure, m.surely(ctx, "job-dismiss", job, nil))
-		case ctx.Err() != nil && !cancelled:
-			cancelled = true
+		case ctx.Err() == nil:
+		case cancelled.IsZero():
+			cancelled = time.Now()
 			_ = m.surely(ctx, "job-cancel", job, nil) // it may have ended just now
+		case time.Since(cancelled) > process.Patience:
+			return fmt.Errorf("qemu does not end the job: %w", ctx.Err())
 		}
 		time.Sleep(jobPoll)
 	}

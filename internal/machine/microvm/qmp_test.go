@@ -44,6 +44,18 @@ func (q qemu) hear(t *testing.T) (command struct {
 	return command
 }
 
+// executed is the name of the command in a line.
+func executed(t *testing.T, line []byte) string {
+	t.Helper()
+	var command struct {
+		Execute string `json:"execute"`
+	}
+	if err := json.Unmarshal(line, &command); err != nil {
+		t.Error(err)
+	}
+	return command.Execute
+}
+
 // monitored returns a monitor and its qemu. Events go to the channel.
 func monitored(t *testing.T) (*monitor, qemu, chan event) {
 	t.Helper()
