@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,8 +15,12 @@ import (
 )
 
 // stateFile is where QEMU writes the state of processors and devices, in the
-// work directory.
+// work directory: every time, so that one that was taken over has no more than
+// one such file to fill.
 const stateFile = "state"
+
+// maxState bounds that state, in bytes. For two processors it takes 20 KB.
+const maxState = 4 << 20
 
 var errGone = errors.New("the machine has ended")
 
@@ -199,17 +205,35 @@ func (m *vm) leave() error {
 // saveState has QEMU write the state of processors and devices. The command
 // was made for Xen, whose memory is not QEMU's to save; ours isn't, either.
 func (m *vm) saveState(ctx context.Context, dir string) error {
-	if err := m.makeFile(stateFile); err != nil {
+	if err := m.makeFile(stateFile); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	arguments := map[string]any{"filename": jailWork + "/" + stateFile, "live": false}
 	if err := m.monitor.run(ctx, "xen-save-devices-state", arguments, nil); err != nil {
-		return errors.Join(err, os.Remove(m.work(stateFile)))
+		return err
 	}
-	if err := os.Rename(m.work(stateFile), filepath.Join(dir, savedState)); err != nil {
-		return errors.Join(fmt.Errorf("keep state: %w", err), os.Remove(m.work(stateFile)))
+	if err := keepState(filepath.Join(dir, savedState), m.work(stateFile)); err != nil {
+		return fmt.Errorf("keep state: %w", err)
 	}
 	return nil
+}
+
+// keepState copies what QEMU wrote to a file that it can't change any more,
+// and empties its own.
+func keepState(to, from string) error {
+	file, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	state, err := io.ReadAll(io.LimitReader(file, maxState+1))
+	if err = errors.Join(err, os.Truncate(from, 0)); err != nil {
+		return err
+	}
+	if len(state) > maxState {
+		return fmt.Errorf("it has more than %d bytes", maxState)
+	}
+	return os.WriteFile(to, state, 0o600)
 }
 
 // makeFile makes an empty file that QEMU can write to. QEMU can't change the
