@@ -151,6 +151,9 @@ type Snapshot struct {
 	// guest's memory is kept for several machines to share; empty if it is in
 	// Dir.
 	Memory string `json:"memory,omitempty"`
+	// MemoryID tells what Memory leads to from whatever it leads to when that
+	// process has ended and another has its number.
+	MemoryID string `json:"memoryID,omitempty"`
 	// Bytes were written to the host's disk.
 	Bytes int64 `json:"bytes"`
 	// StoodStill is for how long no guest instruction ran.

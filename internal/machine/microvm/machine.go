@@ -180,7 +180,7 @@ func (m *vm) load(ctx context.Context, from machine.Snapshot) error {
 	}
 	defer func() { _ = state.Close() }()
 	if m.sealed = from.Memory != ""; m.sealed {
-		m.memory, err = openShared(from.Memory, m.spec.MemoryBytes)
+		m.memory, err = openShared(from, m.spec.MemoryBytes)
 	} else if m.memory, err = os.OpenFile(filepath.Join(from.Dir, savedMemory), os.O_RDWR, 0); err == nil {
 		err = checkSize(m.memory, m.spec.MemoryBytes)
 	}

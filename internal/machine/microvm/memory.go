@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/machine"
 )
 
 // A guest's memory is a file that QEMU maps: a memory file of its own when it
@@ -48,10 +50,10 @@ func seal(file *os.File) error {
 	return nil
 }
 
-// openShared opens the memory of a snapshot that another process holds. It
-// must be sealed: the path may by now name something else.
-func openShared(path string, bytes int64) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+// openShared opens the memory of a snapshot that another process holds. The
+// path may by now name something else, also the memory of another machine.
+func openShared(from machine.Snapshot, bytes int64) (*os.File, error) {
+	file, err := os.OpenFile(from.Memory, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open saved memory: %w", err)
 	}
@@ -61,6 +63,9 @@ func openShared(path string, bytes int64) (*os.File, error) {
 	}
 	if err == nil {
 		err = checkSize(file, bytes)
+	}
+	if err == nil && from.MemoryID != "" { // earlier releases didn't say
+		err = checkID(file, from.MemoryID)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open saved memory: %w", err), file.Close())
@@ -100,7 +105,25 @@ func fillMemory(ctx context.Context, file *os.File) (*os.File, error) {
 	return memory, nil
 }
 
-// descriptorPath names an open file of this process for other processes.
-func descriptorPath(file *os.File) string {
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+// share names a memory file of this process for other processes.
+func share(memory *os.File) (path, id string, err error) {
+	id, err = memoryID(memory)
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), memory.Fd()), id, err
+}
+
+// memoryID tells a memory file from all others of this host.
+func memoryID(memory *os.File) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(memory.Fd()), &st); err != nil {
+		return "", fmt.Errorf("find memory: %w", err)
+	}
+	return fmt.Sprintf("inode %d of device %d", st.Ino, st.Dev), nil
+}
+
+func checkID(memory *os.File, want string) error {
+	id, err := memoryID(memory)
+	if err == nil && id != want {
+		err = errors.New("it is another machine's")
+	}
+	return err
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/atollhq/atoll/internal/machine"
 )
 
 // view maps a file into this process.
@@ -226,7 +228,7 @@ func TestSealedMemoryIsOpenedAndNotWritable(t *testing.T) {
 	if err := seal(base); err != nil {
 		t.Fatal(err)
 	}
-	shared, err := openShared(descriptorPath(base), int64(len(want)))
+	shared, err := openShared(sharedBy(t, base), int64(len(want)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,20 +262,37 @@ func TestOpenSharedRefuses(t *testing.T) {
 	if err := os.WriteFile(plain, make([]byte, chunk), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{
-		"not sealed":            descriptorPath(unsealed),
-		"sealed, but writable":  descriptorPath(partly),
-		"of another size":       descriptorPath(other),
-		"a file on a disk":      plain,
-		"closed by its holder":  "/proc/self/fd/" + strconv.Itoa(1<<19),
-		"not there":             "/proc/0/fd/3",
-		"something else, a dir": "/",
+	foreign := memoryFile(t, chunk)
+	if err := seal(foreign); err != nil {
+		t.Fatal(err)
+	}
+	reused := sharedBy(t, foreign)
+	reused.MemoryID = sharedBy(t, other).MemoryID
+	for name, from := range map[string]machine.Snapshot{
+		"not sealed":            sharedBy(t, unsealed),
+		"sealed, but writable":  sharedBy(t, partly),
+		"of another size":       sharedBy(t, other),
+		"another machine's":     reused,
+		"a file on a disk":      {Memory: plain},
+		"closed by its holder":  {Memory: "/proc/self/fd/" + strconv.Itoa(1<<19)},
+		"not there":             {Memory: "/proc/0/fd/3"},
+		"something else, a dir": {Memory: "/"},
 	} {
-		if file, err := openShared(path, chunk); err == nil {
+		if file, err := openShared(from, chunk); err == nil {
 			t.Errorf("opened memory that is %s", name)
 			_ = file.Close()
 		}
 	}
+}
+
+// sharedBy is a snapshot of which the memory is in a file.
+func sharedBy(t *testing.T, memory *os.File) (s machine.Snapshot) {
+	t.Helper()
+	var err error
+	if s.Memory, s.MemoryID, err = share(memory); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func TestFillMemoryKeepsHolesAndSeals(t *testing.T) {

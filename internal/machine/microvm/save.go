@@ -190,8 +190,12 @@ func (s *saving) complete() error {
 		s.snapshot.Bytes = s.copier.written.Load()
 		return nil
 	}
-	s.snapshot.Memory, s.snapshot.Close = descriptorPath(s.memory), s.memory.Close
-	return seal(s.memory)
+	s.snapshot.Close = s.memory.Close
+	err := seal(s.memory)
+	if err == nil {
+		s.snapshot.Memory, s.snapshot.MemoryID, err = share(s.memory)
+	}
+	return err
 }
 
 // leave ends a machine that was saved.

@@ -199,7 +199,7 @@ func TestOpenOfTemplates(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			memory, err := openShared(snapshot.Memory, 4*chunk)
+			memory, err := openShared(snapshot, 4*chunk)
 			if err != nil {
 				t.Fatal(err)
 			}

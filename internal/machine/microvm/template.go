@@ -161,7 +161,7 @@ func (t *Templates) Discard(s machine.Snapshot) error {
 	key := filepath.Base(s.Dir)
 	t.mu.Lock()
 	r := t.resident[key]
-	if r == nil || !r.isReady() || r.snapshot.Memory != s.Memory {
+	if r == nil || !r.isReady() || r.snapshot.Memory != s.Memory || r.snapshot.MemoryID != s.MemoryID {
 		t.mu.Unlock()
 		return nil // it was discarded already
 	}
@@ -341,11 +341,16 @@ func (t *Templates) open(ctx context.Context, key string) (machine.Snapshot, err
 	if err != nil {
 		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
 	}
-	now := time.Now()
-	if err := os.Chtimes(dir, now, now); err != nil { // see trim
+	snapshot := machine.Snapshot{Driver: Name, Dir: dir, Close: memory.Close}
+	snapshot.Memory, snapshot.MemoryID, err = share(memory)
+	if err == nil {
+		now := time.Now()
+		err = os.Chtimes(dir, now, now) // see trim
+	}
+	if err != nil {
 		return machine.Snapshot{}, errors.Join(fmt.Errorf("open template: %w", err), memory.Close())
 	}
-	return machine.Snapshot{Driver: Name, Dir: dir, Memory: descriptorPath(memory), Close: memory.Close}, nil
+	return snapshot, nil
 }
 
 // build boots a machine, saves it and puts it into place, whole.
