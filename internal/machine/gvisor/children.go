@@ -28,9 +28,10 @@ func (m *gvisorMachine) Settle() error {
 	return nil
 }
 
-// signal sends a signal to the processes of a name that runsc has started.
+// signal sends a signal to the processes of a name that runsc has started. When
+// runsc has ended, the children of its number are another machine's.
 func (m *gvisorMachine) signal(name string, sig unix.Signal) error {
-	if m.PID() == 0 {
+	if m.PID() == 0 || m.Over() {
 		return nil
 	}
 	for _, pid := range children(m.PID()) {

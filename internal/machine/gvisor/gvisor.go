@@ -72,7 +72,11 @@ func (d *Driver) make(ctx context.Context, s machine.Spec, start func(*gvisorMac
 	if err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
 		defer cancel()
-		return nil, errors.Join(err, m.Destroy(cleanup))
+		err = errors.Join(err, m.Destroy(cleanup))
+		if m.link != nil {
+			_ = m.link.Close()
+		}
+		return nil, err
 	}
 	return m, nil
 }
