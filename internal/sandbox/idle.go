@@ -136,7 +136,8 @@ func (b *box) reconsiderIdle() {
 	}
 }
 
-// watchIdle pauses the sandbox when its policy says so, until it ends.
+// watchIdle pauses the sandbox when its policy says so, and while it is paused
+// sees to it that it is, until it ends.
 func (b *box) watchIdle() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -149,8 +150,13 @@ func (b *box) watchIdle() {
 			seen = idleness{}
 		case <-timer.C:
 		}
+		if b.still.Load() {
+			b.checkStill()
+			timer.Reset(stillEvery)
+			continue
+		}
 		policy := b.idlePolicy()
-		if !policy.on() || b.still.Load() {
+		if !policy.on() {
 			timer.Stop()
 			continue
 		}

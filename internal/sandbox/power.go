@@ -343,6 +343,7 @@ func (b *box) resume(ctx context.Context) error {
 	err := b.goOn(ctx)
 	if err != nil {
 		b.m.Log.Error("resume a sandbox", "sandbox_id", b.row.ID, "org", b.row.Org, "error", err)
+		b.noticeRunning() // only its agent may not have answered
 	}
 	return b.explain(err, "RESUME_FAILED", "the sandbox could not be resumed: try again")
 }
