@@ -61,9 +61,10 @@ type vm struct {
 	drained chan struct{} // closed when the console has said all
 	stderr  *process.Tail
 
-	power sync.Mutex // held while the machine is stopped, started or saved
-	disks []string   // guarded by power: the chain's files in the work directory
-	still bool       // guarded by power: paused
+	power  sync.Mutex // held while the machine is stopped, started or saved
+	disks  []string   // guarded by power: the chain's files in the work directory
+	still  bool       // guarded by power: paused
+	unsure bool       // guarded by power: whether still is true is not known
 
 	mu       sync.Mutex // guards the following
 	stopping bool       // an end was asked for

@@ -45,13 +45,15 @@ func (m *vm) halt(ctx context.Context) error {
 	if m.over() {
 		return errGone
 	}
-	if m.still {
+	if m.still && !m.unsure {
 		return nil
 	}
 	if err := m.monitor.run(ctx, "stop", nil, nil); err != nil {
-		return errors.Join(err, m.surely(ctx, "cont", nil, nil)) // it may be carried out yet
+		undone := m.surely(ctx, "cont", nil, nil) // it may be carried out yet
+		m.still, m.unsure = false, undone != nil
+		return errors.Join(err, undone)
 	}
-	m.still = true
+	m.still, m.unsure = true, false
 	return nil
 }
 
@@ -59,13 +61,14 @@ func (m *vm) goOn(ctx context.Context) error {
 	if m.over() {
 		return errGone
 	}
-	if !m.still {
+	if !m.still && !m.unsure {
 		return nil
 	}
 	if err := m.monitor.run(ctx, "cont", nil, nil); err != nil {
+		m.unsure = true // it may be carried out yet
 		return err
 	}
-	m.still = false
+	m.still, m.unsure = false, false
 	return nil
 }
 

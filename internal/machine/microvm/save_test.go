@@ -1,10 +1,57 @@
 package microvm
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
+
+// A machine that was to go on and did not say so may run: whoever pauses it or
+// saves it then does not take it for one that stands still.
+func TestMachineThatMayRunIsPausedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var heard []string
+		slow := ""
+		m := withQEMU(t, func(command string) string {
+			heard = append(heard, command)
+			if command == slow {
+				time.Sleep(10 * time.Second)
+			}
+			return `{"return": {}}`
+		})
+		step := func(name string, do func(context.Context) error, want error) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if err := do(ctx); !errors.Is(err, want) {
+				t.Errorf("%s: %v; want %v", name, err, want)
+			}
+			time.Sleep(time.Minute) // QEMU has done by then what it was asked to
+		}
+		step("pause", m.Pause, nil)
+		step("pause again", m.Pause, nil)
+		slow = "cont"
+		step("slow resume", m.Resume, context.DeadlineExceeded)
+		slow = ""
+		step("pause of what may run", m.Pause, nil)
+		step("resume", m.Resume, nil)
+		step("resume again", m.Resume, nil)
+		slow = "stop"
+		step("slow pause", m.Pause, context.DeadlineExceeded)
+		slow = ""
+		step("resume of what was taken back", m.Resume, nil)
+		want := []string{"stop", "cont", "stop", "cont", "stop", "cont"}
+		if diff := cmp.Diff(want, heard); diff != "" {
+			t.Errorf("QEMU heard (-want +got):\n%s", diff)
+		}
+	})
+}
 
 // What QEMU does to its file afterwards changes nothing of what was saved.
 func TestKeptStateIsNotQEMUs(t *testing.T) {
