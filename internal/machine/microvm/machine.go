@@ -63,6 +63,7 @@ type vm struct {
 
 	power  sync.Mutex // held while the machine is stopped, started or saved
 	disks  []string   // guarded by power: the chain's files in the work directory
+	lost   error      // guarded by power: why it is not known whether disks are all; nil if it is
 	still  bool       // guarded by power: paused
 	unsure bool       // guarded by power: whether still is true is not known
 

@@ -186,9 +186,14 @@ func (m *monitor) exchange(ctx context.Context, command string, arguments, resul
 	}
 }
 
+// refusal is QEMU's reason not to do what it was told.
+type refusal string
+
+func (r refusal) Error() string { return fmt.Sprintf("%.256q", string(r)) }
+
 func (a answer) into(result any) error {
 	if a.Error != nil {
-		return fmt.Errorf("%.256q", a.Error.Desc)
+		return refusal(a.Error.Desc)
 	}
 	if result == nil {
 		return nil

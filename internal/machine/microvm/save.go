@@ -80,6 +80,9 @@ func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (snapshot machine.
 	if m.over() {
 		return snapshot, errGone
 	}
+	if m.lost != nil {
+		return snapshot, fmt.Errorf("save machine: it is not known where its disk is: %w", m.lost)
+	}
 	s := saving{vm: m, SaveOptions: o, snapshot: machine.Snapshot{Driver: Name, Dir: o.Dir}}
 	if err := s.run(ctx); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("save machine: %w", err)
@@ -283,6 +286,9 @@ func (m *vm) addTop(ctx context.Context, name string) error {
 		{"blockdev-snapshot", object{"node": below, "overlay": node}},
 	} {
 		if err := m.surely(ctx, step.command, step.arguments, nil); err != nil {
+			if _, refused := errors.AsType[refusal](err); !refused && step.command == "blockdev-snapshot" {
+				m.lost = err
+			}
 			_ = m.forget(ctx, node) // as far as it is there; the next attempt has the same name
 			_ = m.forget(ctx, node+"-file")
 			return err

@@ -5,22 +5,36 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/atollhq/atoll/internal/machine"
 )
 
 // A machine that was to go on and did not say so may run: whoever pauses it or
 // saves it then does not take it for one that stands still.
 func TestMachineThatMayRunIsPausedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var heard []string
 		slow := ""
-		m := withQEMU(t, func(command string) string {
+		beSlow := func(command string) {
+			mu.Lock()
+			defer mu.Unlock()
+			slow = command
+		}
+		isSlow := func(command string) bool {
+			mu.Lock()
+			defer mu.Unlock()
 			heard = append(heard, command)
-			if command == slow {
+			return command == slow
+		}
+		m := withQEMU(t, func(command string) string {
+			if isSlow(command) {
 				time.Sleep(10 * time.Second)
 			}
 			return `{"return": {}}`
@@ -36,21 +50,59 @@ func TestMachineThatMayRunIsPausedAgain(t *testing.T) {
 		}
 		step("pause", m.Pause, nil)
 		step("pause again", m.Pause, nil)
-		slow = "cont"
+		beSlow("cont")
 		step("slow resume", m.Resume, context.DeadlineExceeded)
-		slow = ""
+		beSlow("")
 		step("pause of what may run", m.Pause, nil)
 		step("resume", m.Resume, nil)
 		step("resume again", m.Resume, nil)
-		slow = "stop"
+		beSlow("stop")
 		step("slow pause", m.Pause, context.DeadlineExceeded)
-		slow = ""
+		beSlow("")
 		step("resume of what was taken back", m.Resume, nil)
+		mu.Lock()
+		defer mu.Unlock()
 		want := []string{"stop", "cont", "stop", "cont", "stop", "cont"}
 		if diff := cmp.Diff(want, heard); diff != "" {
 			t.Errorf("QEMU heard (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// A machine that may write to a file that isn't counted as its disk's is not
+// saved without that file.
+func TestDiskThatMayBeElsewhereIsNotSaved(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer string
+		takes  time.Duration
+		lost   bool
+	}{
+		"refused":     {`{"error": {"desc": "no"}}`, 0, false},
+		"no answer":   {`{"return": {}}`, time.Minute, true},
+		"too late no": {`{"error": {"desc": "no"}}`, time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := withQEMU(t, func(command string) string {
+					if command == "blockdev-snapshot" {
+						time.Sleep(c.takes)
+						return c.answer
+					}
+					return `{"return": {}}`
+				})
+				m.disks = []string{baseDisk}
+				failure := m.addTop(t.Context(), "disk1.qcow2")
+				if failure == nil {
+					t.Fatal("the file is there")
+				}
+				time.Sleep(time.Hour)
+				_, err := m.Save(t.Context(), machine.SaveOptions{Dir: "/nonexistent"})
+				if lost := errors.Is(err, failure); err == nil || lost != c.lost {
+					t.Errorf("save: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // What QEMU does to its file afterwards changes nothing of what was saved.
