@@ -174,3 +174,46 @@ func TestForks(t *testing.T) {
 		t.Errorf("the parent has a child's file: %+v %v", out, err)
 	}
 }
+
+// mute stops all threads of the agent, as the guest's root can.
+const mute = `cat >mute.py <<'END'
+import ctypes, os, time
+attach, libc = 16, ctypes.CDLL(None)  # PTRACE_ATTACH
+for thread in os.listdir("/proc/1/task"):
+    libc.ptrace(attach, int(thread), 0, 0)
+time.sleep(3600)
+END
+(sleep 1; exec sudo setsid python3 mute.py) >/dev/null 2>&1 &`
+
+// A guest whose agent says nothing when it is resumed ends all the same when
+// its time is over.
+func TestLifetimeOfASilentGuest(t *testing.T) {
+	s := harness.New(t)
+	ctx := harness.Context(t, 2*harness.TestLimit)
+	c := s.MustCreate(ctx, t, map[string]any{"timeout": "60s"})
+	c.MustShell(ctx, t, mute)
+	for answers := true; answers; {
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		_, err := c.Shell(short, "true")
+		answers = err == nil
+		cancel()
+	}
+	post[api.PauseResult](ctx, t, s, c.ID, "pause", nil)
+	status, raw, err := s.Do(ctx, http.MethodPost, "/api/v3/sandbox/"+c.ID+"/resume", nil)
+	if err != nil || status == http.StatusOK {
+		t.Fatalf("the agent was asked: status %d: %s (%v)", status, raw, err)
+	}
+	for {
+		sb, err := s.Sandbox(ctx, c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sb.Status == api.StatusStopped {
+			if sb.StopReason != api.StopTimeout {
+				t.Errorf("it has ended for %q", sb.StopReason)
+			}
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
