@@ -88,6 +88,7 @@ const (
 type Manager struct {
 	Options
 	starts *semaphore.Weighted
+	saves  chan struct{} // holds one for each pause to disk under way
 	spares spares
 
 	ctx    context.Context // ends when the manager shuts down
@@ -109,6 +110,7 @@ func NewManager(o Options) *Manager {
 	return &Manager{
 		Options: o,
 		starts:  semaphore.NewWeighted(int64(o.Starts)),
+		saves:   make(chan struct{}, maxSaves),
 		ctx:     ctx,
 		cancel:  cancel,
 		boxes:   map[string]*box{},
