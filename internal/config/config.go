@@ -73,7 +73,7 @@ type Limits struct {
 	Starts           int // at the same time; 0 is twice the cores
 	Spares           int // kept started ahead
 	Forks            int // children of one fork
-	FreeMemoryMiB    int // of the host, below which nothing starts
+	FreeMemoryMiB    int // of the host, below which nothing starts, is forked or comes back from disk
 }
 
 // Network is what the gateway of every sandbox is told.

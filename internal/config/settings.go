@@ -58,7 +58,7 @@ func limitSettings() []Setting {
 		{"max_starts", "sandboxes that start at the same time, others wait; 0 is twice the number of cores", func(s *Server) value { return number(&s.Limits.Starts) }},
 		{"spares", "sandboxes of the default size that are kept started ahead, so that the next creation takes milliseconds; each costs about 20 MiB, a microVM about 70", func(s *Server) value { return number(&s.Limits.Spares) }},
 		{"max_forks", "children that one fork may make at once", func(s *Server) value { return number(&s.Limits.Forks) }},
-		{"min_free_memory", "available memory of the host below which no sandbox starts, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
+		{"min_free_memory", "available memory of the host below which no sandbox starts, and which is left free by what a fork copies and by what comes back from disk, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
 	}
 }
 

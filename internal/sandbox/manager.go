@@ -174,7 +174,7 @@ func (m *Manager) start(ctx context.Context, undo *lifecycle.Undo, org string, s
 		return store.Sandbox{}, nil, fmt.Errorf("wait for a turn to start: %w", err)
 	}
 	defer m.starts.Release(1)
-	if err := m.checkMemory(); err != nil {
+	if err := m.checkMemory(0); err != nil {
 		return store.Sandbox{}, nil, err
 	}
 	row, err := m.insert(ctx, undo, NewID(spec.Region), org, spec)

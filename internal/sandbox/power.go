@@ -375,7 +375,7 @@ func (b *box) goOn(ctx context.Context) error {
 			return fmt.Errorf("wait for a turn to resume: %w", err)
 		}
 		defer b.m.starts.Release(1)
-		if err := b.m.checkMemory(); err != nil {
+		if err := b.checkCopies(ctx, 1); err != nil {
 			return err
 		}
 	}
