@@ -47,6 +47,7 @@ type Server struct {
 	Limits           Limits
 	MaxExtend        time.Duration
 	MaxLifetime      time.Duration // 0 is unlimited
+	MaxPaused        time.Duration // 0 is unlimited
 	SessionGrace     time.Duration
 	StopTimeout      time.Duration
 	StopSandboxes    bool // when the server stops

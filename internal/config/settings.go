@@ -66,6 +66,7 @@ func lifetimeSettings() []Setting {
 	return []Setting{
 		{"max_extend", "how far one extension may move a sandbox's end, counted from now", func(s *Server) value { return duration(&s.MaxExtend) }},
 		{"max_lifetime", "longest lifetime that a sandbox may ask for when it is created; 0 is unlimited", func(s *Server) value { return duration(&s.MaxLifetime) }},
+		{"max_paused", "how long a sandbox may stay paused, in memory or on disk, until it is stopped, which loses all that it holds; 0 is unlimited", func(s *Server) value { return duration(&s.MaxPaused) }},
 		{"session_grace", "how long a sandbox with the lifetime \"session\" waits for a client after the server restarted, after it was resumed without one, and as a fork", func(s *Server) value { return duration(&s.SessionGrace) }},
 		{"stop_timeout", "how long the server waits for each of its parts when it stops", func(s *Server) value { return duration(&s.StopTimeout) }},
 		{"stop_sandboxes", "yes to stop all sandboxes with the server; no lets them go on until it is back", func(s *Server) value { return yesNo(&s.StopSandboxes) }},

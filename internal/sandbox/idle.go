@@ -7,17 +7,12 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
 )
 
 // CodeInvalidIdle is the code of refused idle policies.
 const CodeInvalidIdle = "INVALID_IDLE_PAUSE"
-
-// Bounds of idle policies.
-const (
-	MinIdlePause = 10 * time.Second
-	MaxIdlePause = 24 * time.Hour
-)
 
 const (
 	sampleEvery   = 5 * time.Second // at most; short policies are looked at more often
@@ -79,8 +74,8 @@ func parseIdle(s string) (time.Duration, error) {
 	}
 	n, _ := strconv.Atoi(m[1]) // six digits
 	d := time.Duration(n) * map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[m[2]]
-	if d < MinIdlePause || d > MaxIdlePause {
-		return 0, badIdle("idle_pause must lie between %s and %s", formatIdle(MinIdlePause), formatIdle(MaxIdlePause))
+	if d < api.MinIdlePause || d > api.MaxIdlePause {
+		return 0, badIdle("idle_pause must lie between %s and %s", formatIdle(api.MinIdlePause), formatIdle(api.MaxIdlePause))
 	}
 	return d, nil
 }

@@ -23,7 +23,7 @@ type Store interface {
 	CreateSandbox(ctx context.Context, sb store.Sandbox) error
 	SetRunning(ctx context.Context, ids ...string) error
 	SetStopAt(ctx context.Context, id string, at time.Time) error
-	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetStill(ctx context.Context, id, power string, since time.Time, remaining time.Duration) error
 	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
 	SetAwake(ctx context.Context, id string, stopAt time.Time) error
 	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
@@ -74,6 +74,7 @@ type Options struct {
 	StartTimeout time.Duration // from the call of Create, waiting included
 	StopTimeout  time.Duration // of one shim
 	MaxExtend    time.Duration
+	MaxPaused    time.Duration // until one that stands still is stopped; 0 is never
 	SessionGrace time.Duration
 	Retention    time.Duration // of stopped sandboxes in the store
 }

@@ -234,9 +234,9 @@ func (b *box) stopTime(ctx context.Context, as Power) error {
 	defer b.timing.Unlock()
 	b.mu.Lock()
 	b.life.stop(time.Now())
-	left := b.life.left
+	life := b.life
 	b.mu.Unlock()
-	return b.m.Store.SetStill(ctx, b.row.ID, string(as), left)
+	return b.m.Store.SetStill(ctx, b.row.ID, string(as), life.since, life.left)
 }
 
 func (b *box) startTime(ctx context.Context) error {

@@ -222,7 +222,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 		go func() { <-session.Context().Done(); session.Close() }()
 		w.pause(session.ID(), false)
 		w.must(w.Shutdown(w.t.Context()))
-		w.must(w.store.SetStill(w.t.Context(), running.ID(), "paused", 5*time.Minute)) // and died before the shim did
+		w.must(w.store.SetStill(w.t.Context(), running.ID(), "paused", time.Now(), 5*time.Minute)) // and died before the shim did
 		_, err := w.launcher.Shim(paused.ID()).Pause(w.t.Context(), false)             // unrecorded
 		w.must(err)
 		time.Sleep(time.Minute)

@@ -7,7 +7,9 @@ package power
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -114,6 +116,44 @@ func restart(ctx context.Context, t *testing.T, s *harness.Server, id string) *h
 	}
 	wantPower(ctx, t, s, id, was.Power)
 	return s.MustConnect(ctx, t, id)
+}
+
+// TestPausedTooLong: also over a restart of the server, and what was on disk is
+// gone.
+func TestPausedTooLong(t *testing.T) {
+	s := harness.New(t, "--max-paused", "5s")
+	ctx := harness.Context(t, 2*harness.TestLimit)
+	running := s.MustCreate(ctx, t, nil)
+	var ids []string
+	for _, toDisk := range []bool{false, true} {
+		c := s.MustCreate(ctx, t, map[string]any{"timeout": "10m"})
+		post[api.PauseResult](ctx, t, s, c.ID, "pause", api.PauseRequest{ToDisk: toDisk})
+		ids = append(ids, c.ID)
+	}
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		sb, err := s.Sandbox(ctx, id)
+		for ; err == nil && sb.Status == api.StatusRunning; sb, err = s.Sandbox(ctx, id) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil || sb.StopReason != api.StopPausedTooLong {
+			t.Errorf("it stopped because of %q (%v)", sb.StopReason, err)
+		}
+		for dir := s.Data.Sandbox(id).Dir; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				break
+			}
+		}
+	}
+	wantPower(ctx, t, s, running.ID, api.PowerRunning)
+	if err := ctx.Err(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestIdlePause(t *testing.T) {
