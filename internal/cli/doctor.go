@@ -42,8 +42,8 @@ With --trial it also boots a microVM, which takes about a second, without KVM
 many, and removes it again. With --json it prints an object with the fields ok
 and checks (name, status, detail, remedy).`,
 		Example: `  atoll doctor --image-dir /srv/images --isolation microvm --trial`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
+		Args:    args(cobra.NoArgs),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
 	}
 	o.flags = addSettings(cmd.Flags(), &o.file)
 	cmd.Flags().BoolVar(&o.trial, "trial", false, "boot a microVM, too")

@@ -145,11 +145,7 @@ func (b *box) fork(ctx context.Context, children int) (*Fork, error) {
 		return nil, fmt.Errorf("wait for a turn to fork: %w", err)
 	}
 	defer b.m.starts.Release(1)
-	copies := children
-	if b.shares() {
-		copies = 1
-	}
-	if err := b.checkCopies(ctx, copies); err != nil {
+	if err := b.checkFork(ctx, children); err != nil {
 		return nil, err
 	}
 	f, err := b.shim.Fork(ctx)
@@ -162,6 +158,22 @@ func (b *box) fork(ctx context.Context, children int) (*Fork, error) {
 // shares reports whether children share one copy of the machine's memory, which
 // is made with the fork, or have one each, made when they start.
 func (b *box) shares() bool { return b.m.Features[b.row.Isolation].Share }
+
+// checkFork refuses a fork that the host lacks memory for, children included.
+func (b *box) checkFork(ctx context.Context, children int) error {
+	if b.shares() {
+		children = 1
+	}
+	return b.checkCopies(ctx, children)
+}
+
+// checkChild refuses one more child. Others may have taken the memory since.
+func (b *box) checkChild(ctx context.Context) error {
+	if b.shares() {
+		return b.m.checkMemory(0)
+	}
+	return b.checkCopies(ctx, 1)
+}
 
 // holdInMemory is hold for a machine that is not on disk, after it resumed it
 // if need be.
@@ -207,11 +219,7 @@ func (m *Manager) startChild(ctx context.Context, parent *box, c *child, fork *F
 		return fmt.Errorf("wait for a turn to start: %w", err)
 	}
 	defer m.starts.Release(1)
-	copies := 1
-	if parent.shares() {
-		copies = 0
-	}
-	if err := parent.checkCopies(ctx, copies); err != nil {
+	if err := parent.checkChild(ctx); err != nil {
 		return err
 	}
 	if err := m.record(ctx, &c.undo, c.row); err != nil {

@@ -223,7 +223,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 		w.pause(session.ID(), false)
 		w.must(w.Shutdown(w.t.Context()))
 		w.must(w.store.SetStill(w.t.Context(), running.ID(), "paused", time.Now(), 5*time.Minute)) // and died before the shim did
-		_, err := w.launcher.Shim(paused.ID()).Pause(w.t.Context(), false)             // unrecorded
+		_, err := w.launcher.Shim(paused.ID()).Pause(w.t.Context(), false)                         // unrecorded
 		w.must(err)
 		time.Sleep(time.Minute)
 		w.Manager = sandbox.NewManager(w.options)

@@ -58,11 +58,11 @@ type vm struct {
 	// inherited is how many bytes a memory's file that is not written to had
 	// when the machine started.
 	inherited int64
-	link    net.Conn
-	bell    net.Conn
-	console *process.Tail
-	drained chan struct{} // closed when the console has said all
-	stderr  *process.Tail
+	link      net.Conn
+	bell      net.Conn
+	console   *process.Tail
+	drained   chan struct{} // closed when the console has said all
+	stderr    *process.Tail
 
 	power sync.Mutex // held while the machine is stopped, started or saved
 	disks []string   // guarded by power: the chain's files in the work directory

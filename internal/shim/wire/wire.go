@@ -201,7 +201,7 @@ type Status struct {
 	// suspended one, what was written; 0 if that isn't known.
 	CopyBytes int64 `json:"copyBytes,omitempty"`
 
-	Exit    *Exit         `json:"exit,omitempty"`
+	Exit *Exit `json:"exit,omitempty"`
 }
 
 // Exit is why a sandbox's machine ended: one of package api's stop reasons.
