@@ -22,13 +22,13 @@ import (
 //	        and in the store → to disk: the clients are sent away → the machine
 //	resume: the machine → time goes on → messages go to the agent again
 //
-// A pause to disk first waits for its turn, while the sandbox runs on as if
-// nothing were to happen. It has its turn before it may change the power, and
-// whoever may change the power waits for no such turn: so nobody waits for a
-// disk but those who want to write to it.
-//
 // So a daemon that dies on the way leaves a row that says how much of the
 // lifetime was left; what the machine does by then, its shim knows.
+//
+// A pause to disk first waits for its turn, while the sandbox runs on as if
+// nothing were to happen. It gets its turn before the right to change the
+// state, and who has that right waits for no such turn: so nobody waits in a
+// circle.
 
 const (
 	pauseTimeout  = 2 * time.Minute // for 4 GiB to reach a slow disk
