@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"time"
 
@@ -141,10 +140,11 @@ func (b *box) fork(ctx context.Context, children int) (*Fork, error) {
 	defer b.release()
 	b.traffic.Add(1)
 	// Writing a machine down costs the host as much as starting one.
-	if err := b.m.starts.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("wait for a turn to fork: %w", err)
+	turnEnds, err := b.m.guestTurn(ctx, b.row.Org, "fork")
+	if err != nil {
+		return nil, err
 	}
-	defer b.m.starts.Release(1)
+	defer turnEnds()
 	if err := b.checkFork(ctx, children); err != nil {
 		return nil, err
 	}
@@ -215,10 +215,11 @@ func (m *Manager) childRow(parent *box, spec ForkSpec) store.Sandbox {
 }
 
 func (m *Manager) startChild(ctx context.Context, parent *box, c *child, fork *Fork) error {
-	if err := m.starts.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("wait for a turn to start: %w", err)
+	turnEnds, err := m.guestTurn(ctx, c.row.Org, "start")
+	if err != nil {
+		return err
 	}
-	defer m.starts.Release(1)
+	defer turnEnds()
 	if err := parent.checkChild(ctx); err != nil {
 		return err
 	}
@@ -227,7 +228,6 @@ func (m *Manager) startChild(ctx context.Context, parent *box, c *child, fork *F
 	}
 	s := m.childSpec(c.row, fork)
 	defer s.Secrets.Drop()
-	var err error
 	c.shim, err = m.launchShim(ctx, &c.undo, s)
 	return err
 }

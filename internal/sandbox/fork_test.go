@@ -454,9 +454,10 @@ func TestNewForkSpec(t *testing.T) {
 
 }
 
-// Writing machines down waits for the turns that starts wait for.
+// Writing machines down waits for the turns that starts wait for, of which one
+// organisation's forks have half.
 func TestForksTakeTurns(t *testing.T) {
-	run(t, func(o *sandbox.Options) { o.Starts = 2 }, func(w *world) {
+	run(t, func(o *sandbox.Options) { o.Starts = 4 }, func(w *world) {
 		var now, most atomic.Int64
 		w.launcher.FailPower = func(_, method string) error {
 			if method != "fork" {

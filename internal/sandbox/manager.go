@@ -89,6 +89,7 @@ const (
 type Manager struct {
 	Options
 	starts *semaphore.Weighted
+	shares shares        // of starts
 	saves  chan struct{} // holds one for each pause to disk under way
 	spares spares
 

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -372,10 +371,11 @@ func (b *box) resume(ctx context.Context) error {
 func (b *box) goOn(ctx context.Context) error {
 	began := time.Now()
 	if b.powerNow() == PowerSuspended {
-		if err := b.m.starts.Acquire(ctx, 1); err != nil {
-			return fmt.Errorf("wait for a turn to resume: %w", err)
+		turnEnds, err := b.m.guestTurn(ctx, b.row.Org, "resume")
+		if err != nil {
+			return err
 		}
-		defer b.m.starts.Release(1)
+		defer turnEnds()
 		if err := b.checkCopies(ctx, 1); err != nil {
 			return err
 		}
