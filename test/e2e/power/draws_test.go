@@ -160,7 +160,7 @@ mkdir init sandbox/leaf held
 for p in $(cat cgroup.procs); do echo $p >init/cgroup.procs || true; done
 echo +pids +memory >cgroup.subtree_control
 for p in $(cat sandbox/cgroup.procs); do echo $p >sandbox/leaf/cgroup.procs || true; done
-echo +pids >sandbox/cgroup.subtree_control
+echo +memory >sandbox/cgroup.subtree_control
 echo 1 >held/cgroup.freeze
 `
 
