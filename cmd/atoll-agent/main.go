@@ -16,7 +16,9 @@ import (
 
 	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/agent/boot"
+	"github.com/atollhq/atoll/internal/agent/freezer"
 	"github.com/atollhq/atoll/internal/agent/lives"
+	"github.com/atollhq/atoll/internal/link"
 )
 
 var version = "dev" // set by the linker
@@ -47,7 +49,7 @@ func run(args []string) error {
 	if *starts {
 		return start()
 	}
-	link, err := inherited("link", *linkFD)
+	socket, err := inherited("link", *linkFD)
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return serve(lives.New(link, bell), agent.Options{})
+	return serve(lives.New(socket, bell), agent.Options{Log: newLog()})
 }
 
 // start runs the agent as the first program of a machine with a kernel of its
@@ -72,7 +74,7 @@ func startAndServe() error {
 	if err := boot.Early(); err != nil {
 		return err
 	}
-	link, err := boot.OpenPort(boot.LinkPort)
+	port, err := boot.OpenPort(boot.LinkPort)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,18 @@ func startAndServe() error {
 	if err != nil {
 		return err
 	}
-	return serve(lives.New(link, bell), agent.Options{Boot: boot.Root})
+	log, processes := newLog(), &freezer.Freezer{}
+	root := func(b link.Boot) error {
+		if err := boot.Root(b); err != nil {
+			return err
+		}
+		return processes.Open(boot.ControlGroups, log)
+	}
+	return serve(lives.New(port, bell), agent.Options{Boot: root, Freezer: processes, Log: log})
+}
+
+func newLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 func inherited(name string, fd int) (*os.File, error) {
@@ -100,8 +113,7 @@ func serve(l *lives.Link, options agent.Options) error {
 	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	options.Version, options.Log = version, log
+	options.Version = version
 	conn, err := l.Next(ctx)
 	if err != nil {
 		return err

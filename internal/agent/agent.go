@@ -26,6 +26,12 @@ type Options struct {
 	// Boot starts the system, in a machine that is told to.
 	Boot func(link.Boot) error
 
+	// Freezer stops the guest's processes, in a machine with a kernel of its
+	// own. It is used when the system has been started. With nil, processes
+	// never need to be stopped: gVisor's random numbers are the host's, so that
+	// no two machines draw the same ones.
+	Freezer Freezer
+
 	// Next yields the connection of the next session, in a machine that can be
 	// saved and restored: it is called when the one before has ended and its
 	// connection is closed. io.EOF says that there will be none. With nil, Run
@@ -48,6 +54,7 @@ type Agent struct {
 	given      map[string]string // the variables that the shim gave
 	generation uint32            // the latest session's
 	self       self
+	late       *time.Timer // thaws; nil unless processes are stopped, and stay so for as long as the session lasts
 }
 
 // Run serves the link on conn until it ends for good or ctx does, and closes
@@ -109,5 +116,16 @@ func (a *Agent) session(conn io.ReadWriteCloser) error {
 	defer closed()
 	defer func() { _ = mux.Close() }()
 	s := &session{agent: a, mux: mux, ready: make(chan struct{})}
-	return s.acceptAll(ctx)
+	err = s.acceptAll(ctx)
+	cancel() // nothing of it is applied any more
+	a.sessionEnded()
+	return err
+}
+
+// sessionEnded leaves stopped processes to the next session: if there is one,
+// this machine continues from a saved one, and must first know who it is.
+func (a *Agent) sessionEnded() {
+	a.once.Lock()
+	defer a.once.Unlock()
+	a.staysFrozen()
 }

@@ -80,22 +80,24 @@ type shim struct {
 
 func start(t *testing.T) *shim {
 	t.Helper()
-	return startWith(t, nil)
+	return startWith(t, Options{})
 }
 
-// startWith starts an agent that gets its further connections from next.
-func startWith(t *testing.T, next func(context.Context) (io.ReadWriteCloser, error)) *shim {
+// startWith starts an agent with options of its own.
+func startWith(t *testing.T, o Options) *shim {
 	t.Helper()
 	near, far := net.Pipe()
 	s := &shim{t: t, done: make(chan error, 1), root: t.TempDir(), host: &fakeHost{now: time.Now()}}
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		s.done <- Run(ctx, far, Options{Version: "1", Root: s.root, Host: s.host, Next: next})
-	}()
+	o.Version, o.Root, o.Host = "1", s.root, s.host
+	if freezer, ok := o.Freezer.(*fakeFreezer); ok {
+		freezer.shim = s
+	}
+	go func() { s.done <- Run(ctx, far, o) }()
 	s.open(near, 1)
 	t.Cleanup(func() {
 		_ = s.session.Close()
-		if next != nil {
+		if o.Next != nil {
 			cancel() // nobody says that there will be no other session
 		}
 		select {

@@ -31,7 +31,7 @@ func (a *Agent) configure(cfg link.Config) error {
 		return err
 	}
 	a.cfg, a.given = cfg, maps.Clone(cfg.Env)
-	a.parts = newServices(a.life, cfg, env, a.log)
+	a.parts = newServices(a.life, cfg, a.opts.Freezer, env, a.log)
 	a.configured = true
 	return nil
 }

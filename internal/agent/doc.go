@@ -11,6 +11,10 @@
 // there will be no other session the agent's work is over, and with it, as it
 // is PID 1, the machine.
 //
+// Before a machine with a kernel of its own is saved for others, the shim has
+// the agent stop all processes of the guest. In those others they go on as the
+// last step of the resumption.
+//
 // An Agent owns a goroutine per stream and waits for all of them before Run
 // returns. It imports nothing of the host.
 package agent

@@ -31,7 +31,9 @@ var machineIDForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // resume makes a machine that stood still one that goes on: in the running
 // session after a pause, as the beginning of a session after a restoration.
-// The agent's lock is held. What it returns runs hooks.
+// Processes that were stopped go on as the last thing, when all is in place.
+// The agent's lock is held. What it returns runs hooks, which may need other
+// processes to run.
 func (s *session) resume(r link.Resume) (then func(), err error) {
 	a := s.agent
 	switch {
@@ -50,7 +52,7 @@ func (s *session) resume(r link.Resume) (then func(), err error) {
 		}
 	}
 	if s.isReady() {
-		return nil, nil
+		return nil, a.thaw()
 	}
 	a.self.Generation = r.Generation
 	event, machineID := eventResume, ""
@@ -61,6 +63,9 @@ func (s *session) resume(r link.Resume) (then func(), err error) {
 		}
 	}
 	if err := a.introduce(machineID); err != nil {
+		return nil, err
+	}
+	if err := a.thaw(); err != nil {
 		return nil, err
 	}
 	s.begin(r.Generation)

@@ -161,7 +161,7 @@ func TestPause(t *testing.T) {
 
 func TestProcessesOutliveASession(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.wantReady(s.configure(parentConfig(s)))
 	first := rpctest.On(t, s.dial(link.KindRPC, link.RPCHeader{}))
 	var r api.SpawnResult
@@ -198,7 +198,7 @@ func TestProcessesOutliveASession(t *testing.T) {
 
 func TestStreamsOfAnEarlierLifeAreRefused(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.wantReady(s.configure(parentConfig(s)))
 	_ = s.session.Close()
 	s.restore(l, 1)
@@ -214,7 +214,7 @@ func TestStreamsOfAnEarlierLifeAreRefused(t *testing.T) {
 // ends like any other.
 func TestNoFurtherSession(t *testing.T) {
 	l := make(lives)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.wantReady(s.configure(parentConfig(s)))
 	close(l)
 	_ = s.session.Close()
@@ -230,7 +230,7 @@ func childIdentity() *link.Identity {
 
 func TestForkBecomesAnother(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.write(kernelBootID, "of the kernel\n", 0o444)
 	s.wantReady(s.configure(parentConfig(s)))
 	boot := s.file(bootIDFile)
@@ -273,7 +273,7 @@ func TestForkBecomesAnother(t *testing.T) {
 
 func TestForkRefusesBadIdentity(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.wantReady(s.configure(parentConfig(s)))
 	_ = s.session.Close()
 	s.restore(l, 2)
@@ -298,7 +298,7 @@ echo "$0 $ATOLL_EVENT $ATOLL_SANDBOX_ID $ATOLL_FORKED_FROM" >>%s
 
 func TestHooks(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	record := filepath.Join(t.TempDir(), "record")
 	for i := range maxHooks + 2 {
 		s.write(fmt.Sprintf("%s/%02d", hooksDir, i), fmt.Sprintf(hook, record), 0o755)
@@ -345,7 +345,7 @@ func awaitLines(t *testing.T, path string, n int) []string {
 // ending, nor does what holds its output.
 func TestHookThatHangs(t *testing.T) {
 	l := make(lives, 1)
-	s := startWith(t, l.next)
+	s := startWith(t, Options{Next: l.next})
 	s.write(hooksDir+"/1", "#!/bin/sh\nyes | head -c 100000\nsleep 600 &\nexec sleep 600\n", 0o755)
 	s.wantReady(s.configure(parentConfig(s)))
 	_ = s.session.Close()

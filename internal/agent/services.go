@@ -32,9 +32,10 @@ type services struct {
 	watcher  sync.WaitGroup
 }
 
-// newServices starts everything for a configured machine. The extra variables
-// come before those of the configuration.
-func newServices(ctx context.Context, cfg link.Config, env map[string]string, log *slog.Logger) *services {
+// newServices starts everything for a configured machine, whose processes are
+// born in group, if there is one. The extra variables come before those of the
+// configuration.
+func newServices(ctx context.Context, cfg link.Config, group proc.Group, env map[string]string, log *slog.Logger) *services {
 	vars := map[string]string{}
 	maps.Copy(vars, env)
 	if cfg.SandboxID != "" {
@@ -43,7 +44,7 @@ func newServices(ctx context.Context, cfg link.Config, env map[string]string, lo
 	maps.Copy(vars, cfg.Env)
 	s := &services{registry: rpc.NewRegistry()}
 	s.procs = proc.NewManager(proc.Config{
-		UID: cfg.UserID, GID: cfg.GroupID, User: cfg.User, Home: cfg.Home, Env: vars, Log: log,
+		UID: cfg.UserID, GID: cfg.GroupID, User: cfg.User, Home: cfg.Home, Env: vars, Group: group, Log: log,
 	})
 	proc.Register(s.registry, s.procs)
 	s.fs = fs.Register(s.registry, fs.Config{

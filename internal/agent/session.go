@@ -129,6 +129,8 @@ func (s *session) apply(ctx context.Context, msg link.ToAgent) (then func(), err
 		return nil, a.update(*msg.Update)
 	case msg.Resume != nil:
 		return s.resume(*msg.Resume)
+	case msg.Freeze != nil:
+		return nil, s.freeze(*msg.Freeze)
 	}
 	return nil, s.configure(msg.Config)
 }

@@ -73,6 +73,14 @@ type Identity struct {
 	ExtraRoots string            `json:"extraRoots,omitempty"` // all PEM certificates for the trust store, in place of the parent's; empty is none
 }
 
+// Freeze tells an agent to stop all processes but itself before its machine is
+// saved for others to continue from, or to let them go on. In those others,
+// they go on with the Resume. An agent that hears nothing more in its session
+// lets them go on after a while. It is answered by Ready.
+type Freeze struct {
+	Frozen bool `json:"frozen"`
+}
+
 // Update adds to the configuration of a machine in which nothing but the agent
 // has run: a later message on the control stream. It holds no secret.
 type Update struct {
@@ -86,6 +94,7 @@ type ToAgent struct {
 	Config
 	Update *Update `json:"update,omitempty"`
 	Resume *Resume `json:"resume,omitempty"`
+	Freeze *Freeze `json:"freeze,omitempty"`
 }
 
 // SendResume writes a Resume.
@@ -93,6 +102,13 @@ func SendResume(w io.Writer, r Resume) error {
 	return SendControl(w, struct {
 		Resume Resume `json:"resume"`
 	}{r})
+}
+
+// SendFreeze writes a Freeze.
+func SendFreeze(w io.Writer, f Freeze) error {
+	return SendControl(w, struct {
+		Freeze Freeze `json:"freeze"`
+	}{f})
 }
 
 // SendUpdate writes an Update.

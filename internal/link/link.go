@@ -31,8 +31,9 @@ type Kind byte
 // The kinds of stream.
 const (
 	// KindControl carries messages from shim to agent, each answered by Ready:
-	// one Config in a machine's life, then at most one Update, and a Resume
-	// whenever the machine stood still.
+	// one Config in a machine's life, then at most one Update, a Resume
+	// whenever the machine stood still, and a Freeze before and after it is
+	// saved for others.
 	KindControl Kind = 1
 	// KindRPC carries the JSON-RPC messages of one client connection.
 	KindRPC Kind = 2

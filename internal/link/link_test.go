@@ -65,6 +65,33 @@ func TestStreamArrivesWithItsPreamble(t *testing.T) {
 	}
 }
 
+// TestControlMessages: the agent can tell them apart.
+func TestControlMessages(t *testing.T) {
+	update, resume, frozen, thawed := Update{ExtraRoots: "roots"}, Resume{Generation: 2}, Freeze{Frozen: true}, Freeze{}
+	for name, c := range map[string]struct {
+		send func(io.Writer) error
+		want ToAgent
+	}{
+		"config": {func(w io.Writer) error { return SendControl(w, Config{Generation: 1}) }, ToAgent{Config: Config{Generation: 1}}},
+		"update": {func(w io.Writer) error { return SendUpdate(w, update) }, ToAgent{Update: &update}},
+		"resume": {func(w io.Writer) error { return SendResume(w, resume) }, ToAgent{Resume: &resume}},
+		"freeze": {func(w io.Writer) error { return SendFreeze(w, frozen) }, ToAgent{Freeze: &frozen}},
+		"thaw":   {func(w io.Writer) error { return SendFreeze(w, thawed) }, ToAgent{Freeze: &thawed}},
+	} {
+		var sent bytes.Buffer
+		if err := c.send(&sent); err != nil {
+			t.Fatal(err)
+		}
+		var got ToAgent
+		if err := ReceiveControl(&sent, &got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
 func TestOversizedHeaderIsRefused(t *testing.T) {
 	if _, err := encodePreamble(KindRPC, 1, strings.Repeat("x", maxHeader)); err == nil {
 		t.Error("accepted")

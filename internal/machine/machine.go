@@ -141,6 +141,15 @@ type Saver interface {
 type SaveOptions struct {
 	Dir   string // exists and is empty, on the file system of the machine's own directory
 	Leave bool   // let the machine go on
+
+	// Freeze has the agent stop all other processes of the guest. A driver
+	// calls it whose machines have a kernel of their own: what is left of its
+	// random numbers is in the saved machine, and all that continue from it
+	// would draw the same ones. It is called at most once, as the last thing
+	// before the machine stands still, and a paused machine runs for as long.
+	// Its error is Save's. They stay stopped until the caller has the agent let
+	// them go on. Nil stops none.
+	Freeze func(ctx context.Context) error
 }
 
 // Snapshot is a saved machine. Its exported fields can be carried to another

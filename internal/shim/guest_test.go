@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,12 +22,13 @@ type guest struct {
 	t      *testing.T
 	root   string
 	lives  chan net.Conn // what it has after its first machine
+	ice    *ice
 	ended  chan struct{} // closed when the agent has returned; nil before it runs
 	cancel context.CancelFunc
 }
 
 func newGuest(t *testing.T, root string) *guest {
-	g := &guest{t: t, root: root, lives: make(chan net.Conn)}
+	g := &guest{t: t, root: root, lives: make(chan net.Conn), ice: &ice{}}
 	t.Cleanup(func() {
 		if g.ended != nil {
 			g.cancel()
@@ -41,7 +44,7 @@ func (g *guest) start(life context.Context, conn net.Conn) {
 	g.cancel, g.ended = cancel, make(chan struct{})
 	go func() {
 		defer close(g.ended)
-		_ = agent.Run(ctx, conn, agent.Options{Version: "test", Root: g.root, Host: guestKernel{}, Next: g.next})
+		_ = agent.Run(ctx, conn, agent.Options{Version: "test", Root: g.root, Host: guestKernel{}, Freezer: g.ice, Next: g.next})
 	}()
 	<-life.Done()
 }
@@ -83,6 +86,44 @@ func (g *guest) clone(cfg link.Config) {
 	_ = session.Close()
 }
 
+// ice is the guest's freezer, and what became of its machine meanwhile.
+type ice struct {
+	fails  error
+	hangs  chan struct{} // if set, it freezes when this is closed
+	mu     sync.Mutex
+	events []string
+}
+
+func (i *ice) Birth(func(int) error) error { return errors.New("no process is born in these tests") }
+
+func (i *ice) Freeze() error {
+	if i.hangs != nil {
+		<-i.hangs
+	}
+	i.note("freeze")
+	return i.fails
+}
+
+func (i *ice) Thaw() error {
+	i.note("thaw")
+	return nil
+}
+
+func (i *ice) note(event string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.events = append(i.events, event)
+}
+
+// melted returns what happened so far, and forgets it.
+func (i *ice) melted() string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	events := strings.Join(i.events, " ")
+	i.events = nil
+	return events
+}
+
 // What each machine claims: CPU time, and the size of a copy.
 const (
 	perLife = 3 * time.Second
@@ -93,6 +134,7 @@ const (
 type driver struct {
 	*fake.Driver
 	weak       bool // machines can neither be paused nor saved
+	ice        *ice // is told of saves
 	pauseFails error
 	saveFails  error
 	restores   error // makes restoring fail
@@ -141,14 +183,22 @@ func (m *flawed) Pause(ctx context.Context) error {
 
 func (m *flawed) Resume(ctx context.Context) error { return m.fakeMachine.(machine.Pauser).Resume(ctx) }
 
+// Save fails, or is interrupted, when the guest's processes have stopped.
 func (m *flawed) Save(ctx context.Context, o machine.SaveOptions) (machine.Snapshot, error) {
-	if m.driver.saving != nil {
-		close(m.driver.saving)
-		<-ctx.Done()
-		return machine.Snapshot{}, ctx.Err()
-	}
-	if m.driver.saveFails != nil {
-		return machine.Snapshot{}, m.driver.saveFails
+	freeze := o.Freeze
+	o.Freeze = func(ctx context.Context) error {
+		if freeze != nil {
+			if err := freeze(ctx); err != nil {
+				return err
+			}
+		}
+		m.driver.ice.note("save")
+		if m.driver.saving != nil {
+			close(m.driver.saving)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return m.driver.saveFails
 	}
 	return m.fakeMachine.(machine.Saver).Save(ctx, o)
 }

@@ -25,6 +25,7 @@ const (
 	saveTimeout   = 10 * time.Minute // the memory of a large machine, to a slow disk
 	resumeTimeout = 3 * time.Minute  // it is read back
 	wakeTimeout   = 10 * time.Second // for the agent's answer after a pause
+	iceTimeout    = 10 * time.Second // for its answer when it has stopped the guest's processes, or let them go on
 	statsTimeout  = 2 * time.Second
 
 	// maxForks may be open at once: each is a copy of the machine's memory.
@@ -134,7 +135,7 @@ func (s *Shim) suspend(ctx context.Context, l *life) (wire.Paused, error) {
 	used := s.cpuTime(ctx)
 	_, before := s.current()
 	s.setPower(wire.PowerSuspended)
-	v, err := s.save(ctx, saver, s.layout.Saved, false)
+	v, err := s.save(ctx, saver, s.layout.Saved, machine.SaveOptions{})
 	if err != nil {
 		s.setPower(before)
 		return wire.Paused{}, err
@@ -160,15 +161,15 @@ func (s *Shim) saver(l *life) machine.Saver {
 }
 
 // save writes a machine into a new directory, which goes again when it fails.
-func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) string, leave bool) (*machine.Snapshot, error) {
+func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) string, o machine.SaveOptions) (*machine.Snapshot, error) {
 	s.mu.Lock()
 	s.saves++
-	dir := name(s.saves)
+	o.Dir = name(s.saves)
 	s.mu.Unlock()
-	err := os.MkdirAll(dir, 0o700)
+	err := os.MkdirAll(o.Dir, 0o700)
 	if err == nil {
 		var snapshot machine.Snapshot
-		snapshot, err = saver.Save(ctx, machine.SaveOptions{Dir: dir, Leave: leave})
+		snapshot, err = saver.Save(ctx, o)
 		if err == nil {
 			return &snapshot, nil
 		}
@@ -176,8 +177,33 @@ func (s *Shim) save(ctx context.Context, saver machine.Saver, name func(n int) s
 	s.log.Error("save machine", "error", err)
 	return nil, &codedError{
 		code: wire.CodeSaveFailed, text: "the sandbox could not be written down, and goes on as before",
-		cause: errors.Join(err, os.RemoveAll(dir)),
+		cause: errors.Join(err, os.RemoveAll(o.Dir)),
 	}
+}
+
+// saveFrozen writes the machine down for others. Where the driver asks for it,
+// the guest's processes are stopped by then. In this machine they go on at
+// once, whatever became of it all; if it is paused, when it is resumed; in the
+// others, when these know who they are.
+func (s *Shim) saveFrozen(ctx context.Context, l *life, power wire.Power, saver machine.Saver) (*machine.Snapshot, error) {
+	frozen := false
+	v, err := s.save(ctx, saver, s.layout.Fork, machine.SaveOptions{Leave: true, Freeze: func(ctx context.Context) error {
+		frozen = true // even if nobody says so
+		return s.freeze(ctx, l, true)
+	}})
+	if frozen && power == wire.PowerRunning {
+		if err := s.freeze(s.operations, l, false); err != nil && s.operations.Err() == nil {
+			s.log.Error("let processes go on", "error", err) // the agent lets them later
+		}
+	}
+	return v, err
+}
+
+// freeze has the agent stop the guest's processes, or let them go on.
+func (s *Shim) freeze(ctx context.Context, l *life, frozen bool) error {
+	ctx, cancel := context.WithTimeout(ctx, s.iceTimeout)
+	defer cancel()
+	return l.tell(ctx, func(w io.Writer) error { return link.SendFreeze(w, link.Freeze{Frozen: frozen}) })
 }
 
 // release frees a saved machine that nobody needs any more.
@@ -317,7 +343,7 @@ func (s *Shim) forkable(ctx context.Context) (*machine.Snapshot, error) {
 			return nil, fmt.Errorf("make room for a fork: %w", err)
 		}
 	}
-	return s.save(ctx, saver, s.layout.Fork, true)
+	return s.saveFrozen(ctx, l, power, saver)
 }
 
 func standsStill(power wire.Power) error {

@@ -109,6 +109,7 @@ type Shim struct {
 	interrupt  context.CancelFunc
 	ended      sync.Once     // of operations
 	turn       chan struct{} // holds an element while an operation runs
+	iceTimeout time.Duration
 
 	mu         sync.Mutex // guards the following
 	status     wire.Status
@@ -134,6 +135,7 @@ func New(spec wire.Spec, parts Parts) *Shim {
 		spec: spec, parts: parts, layout: layout.Sandbox{Dir: spec.Dir}, log: parts.Log,
 		stop: make(chan string, 1), finished: make(chan struct{}),
 		turn: make(chan struct{}, 1), changed: make(chan struct{}), broken: make(chan wire.Exit, 1), generation: firstGeneration,
+		iceTimeout: iceTimeout,
 	}
 	s.operations, s.interrupt = context.WithCancel(context.Background())
 	s.status = wire.Status{

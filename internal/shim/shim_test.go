@@ -142,7 +142,7 @@ func prepared(t *testing.T, change func(*wire.Spec)) *running {
 	}
 	r := &running{t: t, gateway: &fakeGateway{}, root: t.TempDir()}
 	r.guest = newGuest(t, r.root)
-	r.driver = &driver{Driver: fake.New(r.guest.start)}
+	r.driver = &driver{Driver: fake.New(r.guest.start), ice: r.guest.ice}
 	r.driver.Restored = r.guest.restore
 	spec := wire.Spec{ID: "sbx", Dir: dir, Image: file, Agent: file, ExtraRoots: "# no certificate"}
 	if change != nil {

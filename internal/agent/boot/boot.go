@@ -59,8 +59,11 @@ var systemMounts = []mount{
 	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 	{"shm", "/dev/shm", "tmpfs", noSpecial, "mode=1777"},
 	{"tmpfs", "/run", "tmpfs", noSpecial, "mode=755"},
-	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noFiles, ""},
+	{"cgroup2", ControlGroups, "cgroup2", noFiles, ""},
 }
+
+// ControlGroups is where the root of the control groups is mounted.
+const ControlGroups = "/sys/fs/cgroup"
 
 // deviceLinks are what programs expect in /dev beside devices.
 var deviceLinks = map[string]string{

@@ -30,7 +30,11 @@ func (m *Manager) Run(ctx context.Context, c Command) (api.ProcessStatus, error)
 	}
 	p := &Process{m: m, done: make(chan struct{})}
 	fork := func() (int, error) { return syscall.ForkExec(c.Path, []string{c.Path}, attr) }
-	pid, err := m.reaper.start(fork, func(_ int, ws unix.WaitStatus) { p.exited(ws) })
+	var pid int
+	err = m.birth(attr.Sys, func() (err error) {
+		pid, err = m.reaper.start(fork, func(_ int, ws unix.WaitStatus) { p.exited(ws) })
+		return err
+	})
 	if err != nil {
 		return api.ProcessStatus{}, err
 	}

@@ -27,7 +27,15 @@ type Config struct {
 	User     string
 	Home     string            // also the default working directory
 	Env      map[string]string // added to the initial environment
+	Group    Group             // nil: processes are born in the agent's own control group
 	Log      *slog.Logger
+}
+
+// Group is the control group that processes are born in.
+type Group interface {
+	// Birth calls start with the group's descriptor, perhaps after a while,
+	// and again if the group was the reason that it failed.
+	Birth(start func(group int) error) error
 }
 
 // Manager starts the sandbox's processes and knows them by number. Its
@@ -117,12 +125,27 @@ func (m *Manager) start(c *rpc.Conn, spec Spec) (*Process, error) {
 		}
 		return pid, err
 	}
-	if _, err := m.reaper.start(fork, func(_ int, ws unix.WaitStatus) { m.exited(p, ws) }); err != nil {
+	err = m.birth(attr.Sys, func() error {
+		_, err := m.reaper.start(fork, func(_ int, ws unix.WaitStatus) { m.exited(p, ws) })
+		return err
+	})
+	if err != nil {
 		io.closeOwnEnds()
 		return nil, explain(err, spec.Path, cwd)
 	}
 	p.attach(io, spec.Options.StdinStreamID)
 	return p, nil
+}
+
+// birth has start start a process with these attributes.
+func (m *Manager) birth(attr *syscall.SysProcAttr, start func() error) error {
+	if m.cfg.Group == nil {
+		return start()
+	}
+	return m.cfg.Group.Birth(func(group int) error {
+		attr.UseCgroupFD, attr.CgroupFD = true, group
+		return start()
+	})
 }
 
 // Find returns a process by its number, also when it ended in the last ten

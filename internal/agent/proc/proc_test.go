@@ -461,3 +461,36 @@ func BenchmarkEnvGet(b *testing.B) {
 		}
 	}
 }
+
+// noGroup is a directory that is no control group.
+type noGroup struct {
+	dir    *os.File
+	births int
+}
+
+func (g *noGroup) Birth(start func(int) error) error {
+	g.births++
+	return start(int(g.dir.Fd()))
+}
+
+// TestBornInTheGroup: all that is started is. The kernel refuses what it knows
+// as no group.
+func TestBornInTheGroup(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = dir.Close() }()
+	group := &noGroup{dir: dir}
+	m := NewManager(Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/", Group: group, Log: slog.New(slog.DiscardHandler)})
+	defer m.Close(t.Context())
+	if _, err := m.Start(t.Context(), nil, Spec{Path: "true"}); err == nil {
+		t.Error("a client's process was born elsewhere")
+	}
+	if _, err := m.Run(t.Context(), Command{Path: "/bin/true", Output: dir}); err == nil {
+		t.Error("the agent's was born elsewhere")
+	}
+	if group.births != 2 {
+		t.Errorf("%d births", group.births)
+	}
+}

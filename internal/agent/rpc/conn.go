@@ -2,11 +2,12 @@ package rpc
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -67,14 +68,12 @@ func Serve(ctx context.Context, stream net.Conn, header link.RPCHeader, reg *Reg
 func newConn(ctx context.Context, stream net.Conn, header link.RPCHeader, reg *Registry, log *slog.Logger, limits Limits) *Conn {
 	c := &Conn{
 		stream: stream, reg: reg, log: log, limits: limits,
-		maxOut: header.MaxMessage,
-		calls:  newBudget(limits.Calls, limits.CallBytes),
-		values: map[any]any{},
-		in:     map[int64]*InStream{},
-		out:    map[int64]*OutStream{},
-		// The JavaScript SDK keeps the streams of all its connections in one
-		// table, so numbers must not repeat among sandboxes.
-		nextOut: rand.Int64N(1<<33) << 20,
+		maxOut:  header.MaxMessage,
+		calls:   newBudget(limits.Calls, limits.CallBytes),
+		values:  map[any]any{},
+		in:      map[int64]*InStream{},
+		out:     map[int64]*OutStream{},
+		nextOut: firstStream(),
 	}
 	if c.maxOut <= 0 {
 		c.maxOut = api.MaxServerMessage
@@ -82,6 +81,18 @@ func newConn(ctx context.Context, stream net.Conn, header link.RPCHeader, reg *R
 	c.chunk = max(min(api.StreamChunk, (c.maxOut-enqueueOverhead)/4*3), 1)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c
+}
+
+// firstStream draws the number of a connection's first stream, below 2^53. The
+// JavaScript SDK keeps the streams of all its connections in one table, so
+// numbers must not repeat among sandboxes. The kernel is asked: a generator in
+// this process would go on alike in all machines that continue from one, a
+// template's among them.
+func firstStream() int64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	const bits, apart = 33, 20
+	return int64(binary.BigEndian.Uint64(b[:])>>(64-bits)) << apart
 }
 
 // Context ends with the connection.

@@ -210,11 +210,26 @@ func (m *fakeMachine) alive(ctx context.Context) error {
 // savedFile is what there is of a saved machine.
 const savedFile = "saved"
 
+// freeze lets the machine run for as long as its processes are stopped.
+func (m *fakeMachine) freeze(ctx context.Context, o machine.SaveOptions) error {
+	if o.Freeze == nil {
+		return nil
+	}
+	if m.guest.held() {
+		m.guest.resume()
+		defer m.guest.pause()
+	}
+	return o.Freeze(ctx)
+}
+
 // Save makes a file.
 func (m *fakeMachine) Save(ctx context.Context, o machine.SaveOptions) (machine.Snapshot, error) {
 	begin := time.Now()
 	if err := m.alive(ctx); err != nil {
 		return machine.Snapshot{}, err
+	}
+	if err := m.freeze(ctx, o); err != nil {
+		return machine.Snapshot{}, fmt.Errorf("save fake machine: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(o.Dir, savedFile), []byte(savedFile), 0o600); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("save fake machine: %w", err)

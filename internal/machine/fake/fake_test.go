@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConformance(t *testing.T) {
 	machinetest.Run(t, machinetest.Harness{
 		New:  func(*testing.T) machine.Driver { return fake.New(readyAgent) },
-		Spec: spec,
+		Spec: spec, Freezes: true,
 		Crash: func(_ *testing.T, d machine.Driver, m machine.Machine) {
 			d.(*fake.Driver).Crash(m.State().ID, machine.Exit{Reason: machine.ExitCrashed})
 		},

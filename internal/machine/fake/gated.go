@@ -42,6 +42,17 @@ func (g *gated) resume() {
 	}
 }
 
+func (g *gated) held() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.open:
+		return false
+	default:
+		return true
+	}
+}
+
 // pass returns when the connection isn't held, or is closed.
 func (g *gated) pass() {
 	g.mu.Lock()

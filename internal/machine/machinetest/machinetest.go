@@ -30,6 +30,8 @@ type Harness struct {
 	// Full returns a directory in which no file can be filled. Nil skips what
 	// needs one.
 	Full func(t *testing.T) string
+	// Freezes says that the machines have a kernel of their own.
+	Freezes bool
 	// Leaks lists what is left on the host of the machine with this id, beyond
 	// its directory. Nil when there is nothing to look at.
 	Leaks func(id string) []string
@@ -76,6 +78,7 @@ func Run(t *testing.T, h Harness) {
 		{"RestoreOfRestored", save, s.restoreOfRestored},
 		{"RestoreFails", save, s.restoreFails},
 		{"SavePaused", both(pause, save), s.savePaused},
+		{"FreezeBeforeSave", both(pause, save), s.freezeBeforeSave},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.needs.Pause && !has.Pause || c.needs.Save && !has.Save {

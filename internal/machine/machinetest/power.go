@@ -336,6 +336,43 @@ func (s *suite) savePaused(t *testing.T) {
 	}
 }
 
+// Processes are stopped while the machine runs, and it is then as before,
+// whether they were or not.
+func (s *suite) freezeBeforeSave(t *testing.T) {
+	d := s.New(t)
+	m := s.start(t, d, s.spec(t))
+	c := converse(t, m)
+	refusal := errors.New("no ice today")
+	for _, paused := range []bool{false, true} {
+		if paused {
+			pause(t, m)
+		}
+		for _, refused := range []error{nil, refusal} {
+			calls := 0
+			freeze := func(context.Context) error {
+				calls++
+				c.answers(t)
+				return refused
+			}
+			_, err := m.(machine.Saver).Save(deadline(t), machine.SaveOptions{Dir: t.TempDir(), Leave: true, Freeze: freeze})
+			switch {
+			case !s.Freezes:
+				if calls != 0 || err != nil {
+					t.Errorf("save: %v after %d calls; it has nothing to freeze", err, calls)
+				}
+			case calls != 1 || !errors.Is(err, refused):
+				t.Errorf("save: %v after %d calls; want %v", err, calls, refused)
+			}
+			if paused {
+				c.standsStill(t, func() { resume(t, m) })
+				pause(t, m)
+			} else {
+				c.answers(t)
+			}
+		}
+	}
+}
+
 // digests are of a directory's files.
 func digests(t *testing.T, dir string) map[string][sha256.Size]byte {
 	t.Helper()

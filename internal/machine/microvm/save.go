@@ -113,24 +113,46 @@ func (s *saving) run(ctx context.Context) (err error) {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
+	err = s.freeze(ctx)
 	began := time.Now()
-	err = s.halt(ctx)
+	if err == nil {
+		err = s.halt(ctx)
+	}
 	if err == nil {
 		err = s.write(ctx)
 	}
 	if err == nil && !s.Leave {
 		err = s.leave()
-	} else if !paused {
-		// Also when ctx has ended: nobody else would.
-		goOn, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
-		defer cancel()
-		err = errors.Join(err, s.goOn(goOn))
+	} else {
+		err = errors.Join(err, s.asBefore(ctx, paused))
 	}
 	s.snapshot.StoodStill = time.Since(began)
 	if err == nil {
 		err = s.complete()
 	}
 	return err
+}
+
+// freeze stops the guest's processes. Only an agent that runs can do that.
+func (s *saving) freeze(ctx context.Context) error {
+	if s.Freeze == nil {
+		return nil
+	}
+	if err := s.goOn(ctx); err != nil {
+		return err
+	}
+	return s.Freeze(ctx)
+}
+
+// asBefore lets the machine run, or stand still. It does so also when ctx has
+// ended: nobody else would.
+func (s *saving) asBefore(ctx context.Context, paused bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), process.Patience)
+	defer cancel()
+	if paused {
+		return s.halt(ctx)
+	}
+	return s.goOn(ctx)
 }
 
 // prepare makes what can be made while the machine runs.

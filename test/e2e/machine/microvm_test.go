@@ -82,6 +82,7 @@ func TestMicrovmConformance(t *testing.T) {
 			spec.Template = template(t, driver, spec)
 			return spec
 		},
+		Freezes: true,
 		Crash: func(t *testing.T, _ machine.Driver, m machine.Machine) {
 			for _, pid := range cgroup.Open(m.State().ID).PIDs() {
 				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
