@@ -4,6 +4,7 @@ package harness
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,12 +198,13 @@ func Compare(before, after Census, slack Slack) string {
 // a sandbox goes on after its end was announced, in other processes: there is
 // nothing to wait on.
 func (s *Server) AwaitCensus(ctx context.Context, before Census, slack Slack) error {
+	diff := ""
 	for {
 		now, err := s.Count(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; before that: %s", err, cmp.Or(diff, "nothing"))
 		}
-		diff := Compare(before, now, slack)
+		diff = Compare(before, now, slack)
 		if diff == "" {
 			return nil
 		}
