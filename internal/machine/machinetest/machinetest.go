@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds every wait of the suite.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Harness is what a driver brings to the suite.
 type Harness struct {

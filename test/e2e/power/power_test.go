@@ -157,7 +157,7 @@ func TestForks(t *testing.T) {
 		cc := s.MustConnect(ctx, t, child.ID)
 		wantCounting(ctx, t, cc, before)
 		cc.MustShell(ctx, t, "echo "+child.ID+" >mine")
-		if got := cc.MustShell(ctx, t, "curl -sS --max-time 20 http://"+harness.WebHost+"/hello"); got != "hello from outside\n" {
+		if got := cc.MustShell(ctx, t, "curl -sS --max-time 60 http://"+harness.WebHost+"/hello"); got != "hello from outside\n" {
 			t.Errorf("a child reaches %q", got)
 		}
 		if out, err := cc.Shell(ctx, "curl -sS --max-time 5 http://"+harness.EvilHost+"/evil"); err != nil || out.Code == 0 {
