@@ -128,12 +128,11 @@ func (n *Internet) serve(h http.Handler, t *tls.Config) *httptest.Server {
 }
 
 func (n *Internet) listenEcho() (err error) {
-	if n.echo, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+	s := &sink{}
+	if err := s.listen(); err != nil {
 		return err
 	}
-	if n.echoUDP, err = net.ListenPacket("udp4", n.echo.Addr().String()); err != nil {
-		return err
-	}
+	n.echo, n.echoUDP = s.tcp, s.udp
 	n.closers = append(n.closers, n.echo, n.echoUDP)
 	n.accept(n.echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	n.done.Go(func() {
