@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Whether the machine of a running sandbox runs, in Sandbox.Power.
 const (
@@ -11,6 +14,12 @@ const (
 
 // Bounds of a fork.
 const DefaultMaxForks = 16 // children at once; an operator can change it
+
+// Bounds of an idle policy.
+const (
+	MinIdlePause = 10 * time.Second
+	MaxIdlePause = 24 * time.Hour
+)
 
 // PauseRequest is the body of a pause; an empty body is the zero value.
 type PauseRequest struct {

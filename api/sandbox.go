@@ -74,6 +74,7 @@ type Sandbox struct {
 	StopReason string `json:"stopReason"` // empty while it runs
 
 	Power           string `json:"power,omitempty"`           // PowerRunning, PowerPaused or PowerSuspended; empty when it has stopped
+	PausedAt        *Date  `json:"pausedAt,omitempty"`        // since when the machine stands still
 	RemainingMS     *int64 `json:"remainingMs,omitempty"`     // of a "duration" while the machine stands still, and time with it
 	IdlePause       string `json:"idlePause,omitempty"`       // see SandboxConfig
 	IdlePauseToDisk bool   `json:"idlePauseToDisk,omitempty"` //
@@ -83,13 +84,14 @@ type Sandbox struct {
 // Reasons why a sandbox stopped, in Sandbox.StopReason and, as text, in the
 // WebSocket close frame.
 const (
-	StopSessionClosed = "session_closed" // its primary client left
-	StopTimeout       = "timeout"        // its lifetime ended
-	StopKilled        = "killed"         // by request
-	StopOOM           = "oom"            // the whole machine ran out of memory
-	StopCrashed       = "crashed"        // the machine or its shim died
-	StopShutdown      = "shutdown"       // the operator stopped the server with its sandboxes
-	StopFailed        = "start_failed"   // it never ran
+	StopSessionClosed = "session_closed"  // its primary client left
+	StopTimeout       = "timeout"         // its lifetime ended
+	StopKilled        = "killed"          // by request
+	StopOOM           = "oom"             // the whole machine ran out of memory
+	StopPausedTooLong = "paused_too_long" // it stood still for longer than the operator lets it
+	StopCrashed       = "crashed"         // the machine or its shim died
+	StopShutdown      = "shutdown"        // the operator stopped the server with its sandboxes
+	StopFailed        = "start_failed"    // it never ran
 )
 
 // PatchSandbox changes a running sandbox: its lifetime, its network, when it

@@ -37,7 +37,7 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
 	}
 	left := time.Minute.Milliseconds()
 	s.mu.Lock()
-	sb.info.Power = out.Power
+	sb.info.Power, sb.info.PausedAt = out.Power, &api.Date{Time: time.Now()}
 	if sb.info.StopAt != nil {
 		sb.info.StopAt, sb.info.RemainingMS = nil, &left
 	}
@@ -52,7 +52,7 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
 func (s *Server) wake(sb *sandbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sb.info.Power = api.PowerRunning
+	sb.info.Power, sb.info.PausedAt = api.PowerRunning, nil
 	if left := sb.info.RemainingMS; left != nil {
 		sb.info.StopAt, sb.info.RemainingMS = &api.Date{Time: time.Now().Add(time.Duration(*left) * time.Millisecond)}, nil
 	}

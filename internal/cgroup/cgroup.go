@@ -251,6 +251,16 @@ func (g *Group) SharedBytes() int64 {
 	return readKey(filepath.Join(g.dir("memory"), "memory.stat"), "shmem")
 }
 
+// PrivateBytes is what is charged to the group for the private memory of its
+// processes.
+func (g *Group) PrivateBytes() int64 {
+	key := "rss"
+	if g.v2 {
+		key = "anon"
+	}
+	return readKey(filepath.Join(g.dir("memory"), "memory.stat"), key)
+}
+
 // RaiseMemory raises the group's memory limit to so many bytes. A higher one
 // stays.
 func (g *Group) RaiseMemory(bytes int64) error {

@@ -161,22 +161,26 @@ func TestParentGoesWhenItIsEmpty(t *testing.T) {
 
 func TestRaiseMemory(t *testing.T) {
 	for version, c := range map[string]struct {
-		v2    bool
-		dir   string
-		files []string
+		v2      bool
+		dir     string
+		files   []string
+		private string
 	}{
-		"v1": {false, "memory/atoll/x", []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}},
-		"v2": {true, "atoll/x", []string{"memory.max"}},
+		"v1": {false, "memory/atoll/x", []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}, "rss"},
+		"v2": {true, "atoll/x", []string{"memory.max"}, "anon"},
 	} {
 		root := t.TempDir()
 		dir := filepath.Join(root, c.dir)
 		for _, file := range append(c.files, "memory.swap.max", "memory.oom.group") {
 			put(t, filepath.Join(dir, file), "1000\n")
 		}
-		put(t, filepath.Join(dir, "memory.stat"), "cache 12288\nshmem 8192\nshmem_thp 1\n")
+		put(t, filepath.Join(dir, "memory.stat"), "cache 12288\n"+c.private+" 4096\nshmem 8192\nshmem_thp 1\n")
 		g := open(root, "x", c.v2)
 		if got := g.SharedBytes(); got != 8192 {
 			t.Errorf("%s: %d bytes are shared", version, got)
+		}
+		if got := g.PrivateBytes(); got != 4096 {
+			t.Errorf("%s: %d bytes are private", version, got)
 		}
 		for _, step := range []struct{ to, want int64 }{{5000, 5000}, {2000, 5000}, {6000, 6000}} {
 			if err := g.RaiseMemory(step.to); err != nil {

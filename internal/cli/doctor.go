@@ -24,8 +24,9 @@ type doctorReport struct {
 
 type doctorOptions struct {
 	*global
-	imageDir string
-	trial    bool
+	file  string            // of settings
+	flags map[string]string // of serve
+	trial bool
 }
 
 func newDoctor(g *global, io IO) *cobra.Command {
@@ -34,23 +35,24 @@ func newDoctor(g *global, io IO) *cobra.Command {
 		Use:   "doctor",
 		Short: "Say what this host can and cannot do, and how to mend it",
 		Long: `Doctor looks at this host and changes nothing. It exits with 1 when something
-is found without which no sandbox can run. With --trial it also boots a
-microVM, which takes about a second, without KVM many, and removes it again.
-With --json it prints an object with the fields ok and checks (name, status,
-detail, remedy).`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
+is found without which no sandbox can run. It reads the settings that "atoll
+serve" would read; if the server gets some as flags, give it the same ones.
+
+With --trial it also boots a microVM, which takes about a second, without KVM
+many, and removes it again. With --json it prints an object with the fields ok
+and checks (name, status, detail, remedy).`,
+		Example: `  atoll doctor --image-dir /srv/images --isolation microvm --trial`,
+		Args:    args(cobra.NoArgs),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), o, io) },
 	}
-	cmd.Flags().StringVar(&o.imageDir, "image-dir", "", "directory of images (default: the server's)")
+	o.flags = addSettings(cmd.Flags(), &o.file)
 	cmd.Flags().BoolVar(&o.trial, "trial", false, "boot a microVM, too")
 	return cmd
 }
 
 func runDoctor(ctx context.Context, o *doctorOptions, io IO) error {
-	settings, wrong := o.settings(io.Getenv)
-	if o.imageDir != "" {
-		settings.ImageDir = o.imageDir
-	}
+	settings, wrong := readSettings(config.Sources{File: o.file, Env: lookup(io.Getenv), Flags: o.flags})
+	o.dataDir = settings.DataDir // where the server's address is
 	host := doctor.Host{
 		Root:      "/",
 		Data:      settings.Data(),

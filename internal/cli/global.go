@@ -33,25 +33,26 @@ func (g *global) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&g.json, "json", false, "print results, and errors, as JSON")
 }
 
-// server is settings for those who leave it to serve and doctor to complain.
+// server returns the settings of the server on this host, as serve would see
+// them without flags. It leaves it to serve and doctor to complain.
 func (g *global) server(getenv func(string) string) config.Server {
-	s, _ := g.settings(getenv)
-	return s
-}
-
-// settings returns the settings of the server on this host, as serve would see
-// them without flags. Settings that are wrong leave the defaults.
-func (g *global) settings(getenv func(string) string) (config.Server, error) {
-	s, err := config.Load(config.Sources{Env: lookup(getenv)})
-	if err != nil {
-		s = config.Default()
-		if dir := getenv("ATOLL_DATA_DIR"); dir != "" {
-			s.DataDir = dir
-		}
-	}
+	s, _ := readSettings(config.Sources{Env: lookup(getenv)})
 	if g.dataDir != "" {
 		s.DataDir = g.dataDir
 	}
+	return s
+}
+
+// readSettings returns the defaults for settings that are wrong, but for where
+// the data is.
+func readSettings(from config.Sources) (config.Server, error) {
+	s, err := config.Load(from)
+	if err == nil {
+		return s, nil
+	}
+	data := s.DataDir
+	s = config.Default()
+	s.DataDir = data
 	return s, err
 }
 

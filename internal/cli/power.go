@@ -177,7 +177,16 @@ func (o *idleOptions) read() (time.Duration, error) {
 		}
 		return 0, nil
 	}
-	return parseDuration("--idle-pause", o.after)
+	return parseIdle("--idle-pause", o.after)
+}
+
+// parseIdle checks the range, too, because the server names its own field.
+func parseIdle(what, s string) (time.Duration, error) {
+	d, err := parseDuration(what, s)
+	if err == nil && (d < api.MinIdlePause || d > api.MaxIdlePause) {
+		err = fmt.Errorf("%s: %q must lie between %s and %s", what, s, age(api.MinIdlePause), age(api.MaxIdlePause))
+	}
+	return d, err
 }
 
 type setIdleOptions struct {
@@ -208,7 +217,7 @@ func runIdle(ctx context.Context, o *setIdleOptions, io IO) error {
 	after := time.Duration(0)
 	if o.after != "never" {
 		var err error
-		if after, err = parseDuration("duration", o.after); err != nil {
+		if after, err = parseIdle("duration", o.after); err != nil {
 			return &usageError{err}
 		}
 	}

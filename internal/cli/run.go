@@ -242,6 +242,8 @@ func endOf(err error) error {
 	case "sandbox paused":
 		return withHint(errors.New("the sandbox was paused to disk; its command stands still, too"),
 			`any connection resumes it, but not the command's streams`)
+	case "sandbox paused too long":
+		return errors.New("the sandbox was paused for longer than the server lets it, and has stopped")
 	case "server restarting":
 		return withHint(errors.New("the server stopped; the sandbox goes on without it"),
 			`"atoll list" shows it once the server is back, unless it was one of "atoll run"`)

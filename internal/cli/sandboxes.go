@@ -27,13 +27,15 @@ func newList(g *global, io IO) *cobra.Command {
 	o := &listOptions{global: g}
 	cmd := &cobra.Command{
 		Use:     "list",
-		Aliases: []string{"ls"},
+		Aliases: []string{"ls", "ps"},
 		Short:   "List sandboxes",
 		Long: `List shows the running sandboxes, with --all also those that stopped lately.
-With --json it prints an array of objects with the fields id, createdAt,
-stoppedAt, region, status, labels, memoryMiB, isolation, timeout, stopAt,
-stopReason, power, remainingMs, idlePause, idlePauseToDisk and forkedFrom; of
-the last five, those without a value are absent.`,
+The status of one that is paused, in memory ("paused") or on disk ("suspended"),
+says for how long it has been. With --json it prints an array of objects with
+the fields id, createdAt, stoppedAt, region, status, labels, memoryMiB,
+isolation, timeout, stopAt, stopReason, power, pausedAt, remainingMs, idlePause,
+idlePauseToDisk and forkedFrom; of the last six, those without a value are
+absent.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runList(cmd.Context(), o, io) },
 	}
@@ -76,17 +78,19 @@ func printTable(list []api.Sandbox, io IO, now time.Time) error {
 	fmt.Fprintln(w, "ID\tSTATUS\tAGE\tENDS\tMEMORY\tISOLATION\tLABELS")
 	for _, s := range list {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d MiB\t%s\t%s\n",
-			s.ID, statusText(s), age(now.Sub(s.CreatedAt.Time)), endsText(s, now),
+			s.ID, statusText(s, now), age(now.Sub(s.CreatedAt.Time)), endsText(s, now),
 			s.MemoryMiB, cmp.Or(s.Isolation, "-"), labelsText(s.Labels))
 	}
 	return w.Flush()
 }
 
-func statusText(s api.Sandbox) string {
-	if s.StopReason != "" {
+func statusText(s api.Sandbox, now time.Time) string {
+	switch {
+	case s.StopReason != "":
 		return s.Status + " (" + s.StopReason + ")"
-	}
-	if s.Status == api.StatusRunning {
+	case s.PausedAt != nil:
+		return s.Power + " " + age(now.Sub(s.PausedAt.Time))
+	case s.Status == api.StatusRunning:
 		return cmp.Or(s.Power, s.Status)
 	}
 	return s.Status

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/atollhq/atoll/internal/config"
 	"github.com/atollhq/atoll/internal/errs"
@@ -27,12 +28,18 @@ Settings come from flags, ATOLL_* variables and a TOML file, in this order of
 precedence; the names in the file are those of the flags with underscores.`,
 		Args: args(cobra.NoArgs),
 	}
-	given := config.BindFlags(cmd.Flags())
-	cmd.Flags().StringVar(&file, "config", "", "settings file (default: "+config.DefaultFile+" if it exists)")
+	given := addSettings(cmd.Flags(), &file)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return runServe(cmd.Context(), config.Sources{File: file, Env: lookup(io.Getenv), Flags: given}, io)
 	}
 	return cmd
+}
+
+// addSettings adds the server's settings, and their file, as flags. The map
+// holds those that were given.
+func addSettings(f *pflag.FlagSet, file *string) (given map[string]string) {
+	f.StringVar(file, "config", "", "settings file (default: "+config.DefaultFile+" if it exists)")
+	return config.BindFlags(f)
 }
 
 func runServe(ctx context.Context, from config.Sources, io IO) error {

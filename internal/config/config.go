@@ -47,6 +47,7 @@ type Server struct {
 	Limits           Limits
 	MaxExtend        time.Duration
 	MaxLifetime      time.Duration // 0 is unlimited
+	MaxPaused        time.Duration // 0 is unlimited
 	SessionGrace     time.Duration
 	StopTimeout      time.Duration
 	StopSandboxes    bool // when the server stops
@@ -73,7 +74,7 @@ type Limits struct {
 	Starts           int // at the same time; 0 is twice the cores
 	Spares           int // kept started ahead
 	Forks            int // children of one fork
-	FreeMemoryMiB    int // of the host, below which nothing starts
+	FreeMemoryMiB    int // of the host, below which nothing starts, is forked or comes back from disk
 }
 
 // Network is what the gateway of every sandbox is told.

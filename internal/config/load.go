@@ -29,11 +29,12 @@ type Sources struct {
 // error holds every problem found, one per line.
 func Load(src Sources) (Server, error) {
 	cfg := Default()
+	var problems []error
 	file, err := readFile(src)
 	if err != nil {
-		return cfg, err
+		problems = append(problems, err)
 	}
-	problems := apply(&cfg, file, src)
+	problems = append(problems, apply(&cfg, file, src)...)
 	problems = append(problems, unknown(file, src.Flags)...)
 	problems = append(problems, cfg.problems()...)
 	return cfg, errors.Join(problems...)

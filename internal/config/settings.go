@@ -58,7 +58,7 @@ func limitSettings() []Setting {
 		{"max_starts", "sandboxes that start at the same time, others wait; 0 is twice the number of cores", func(s *Server) value { return number(&s.Limits.Starts) }},
 		{"spares", "sandboxes of the default size that are kept started ahead, so that the next creation takes milliseconds; each costs about 20 MiB, a microVM about 70", func(s *Server) value { return number(&s.Limits.Spares) }},
 		{"max_forks", "children that one fork may make at once", func(s *Server) value { return number(&s.Limits.Forks) }},
-		{"min_free_memory", "available memory of the host below which no sandbox starts, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
+		{"min_free_memory", "available memory of the host below which no sandbox starts, and which is left free by what a fork copies and by what comes back from disk, MiB; 0 switches the check off", func(s *Server) value { return number(&s.Limits.FreeMemoryMiB) }},
 	}
 }
 
@@ -66,6 +66,7 @@ func lifetimeSettings() []Setting {
 	return []Setting{
 		{"max_extend", "how far one extension may move a sandbox's end, counted from now", func(s *Server) value { return duration(&s.MaxExtend) }},
 		{"max_lifetime", "longest lifetime that a sandbox may ask for when it is created; 0 is unlimited", func(s *Server) value { return duration(&s.MaxLifetime) }},
+		{"max_paused", "how long a sandbox may stay paused, in memory or on disk, until it is stopped, which loses all that it holds; 0 is unlimited", func(s *Server) value { return duration(&s.MaxPaused) }},
 		{"session_grace", "how long a sandbox with the lifetime \"session\" waits for a client after the server restarted, after it was resumed without one, and as a fork", func(s *Server) value { return duration(&s.SessionGrace) }},
 		{"stop_timeout", "how long the server waits for each of its parts when it stops", func(s *Server) value { return duration(&s.StopTimeout) }},
 		{"stop_sandboxes", "yes to stop all sandboxes with the server; no lets them go on until it is back", func(s *Server) value { return yesNo(&s.StopSandboxes) }},

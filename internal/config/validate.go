@@ -90,6 +90,7 @@ func (l Limits) check(c *checklist) {
 func (s Server) checkTimes(c *checklist) {
 	c.require(s.MaxExtend > 0, "max_extend", "must be positive")
 	c.require(s.MaxLifetime >= 0, "max_lifetime", "must not be negative")
+	c.require(s.MaxPaused >= 0, "max_paused", "must not be negative")
 	c.require(s.SessionGrace >= 0, "session_grace", "must not be negative")
 	c.require(s.StopTimeout >= time.Second, "stop_timeout", "must be at least 1s")
 	c.require(s.ClientDeadAfter >= 5*time.Second, "client_dead_after", "must be at least 5s")

@@ -50,6 +50,7 @@ type Info struct {
 type Features struct {
 	Pause bool // machines are Pausers
 	Save  bool // machines are Savers and the driver is a Restorer: pause to disk, and fork
+	Share bool // machines that continue from one saved with Leave share its memory until they change it
 }
 
 // Restorer is a driver's power to make machines that continue where a saved
@@ -164,6 +165,7 @@ type Snapshot struct {
 // Stats is a measurement of what a machine uses on its host.
 type Stats struct {
 	MemoryBytes int64         // charged to the machine's control group
+	CopyBytes   int64         // about what a copy of the guest's memory takes; 0 if that isn't known
 	CPUTime     time.Duration // since start
 	Processes   int           // host processes and threads
 }

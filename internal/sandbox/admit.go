@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,7 +71,9 @@ func (m *Manager) remove(b *box) {
 	m.release(b.row.Org)
 }
 
-func (m *Manager) checkMemory() error {
+// checkMemory refuses what would take so many bytes of the host's memory at
+// once and leave too few.
+func (m *Manager) checkMemory(takes int64) error {
 	if m.MinFreeMemory <= 0 {
 		return nil
 	}
@@ -78,10 +81,31 @@ func (m *Manager) checkMemory() error {
 	if err != nil {
 		return fmt.Errorf("read free memory: %w", err)
 	}
-	if free < m.MinFreeMemory {
-		return errs.New(errs.Unavailable, "HOST_MEMORY_LOW", "the host has too little free memory to start another sandbox: try again later")
+	if free-takes < m.MinFreeMemory {
+		return errs.New(errs.Unavailable, "HOST_MEMORY_LOW", "the host has too little free memory for that: try again later")
 	}
 	return nil
+}
+
+// checkCopies refuses what would take so many copies of the sandbox's memory.
+func (b *box) checkCopies(ctx context.Context, n int) error {
+	if b.m.MinFreeMemory <= 0 {
+		return nil // its shim needn't be asked
+	}
+	return b.m.checkMemory(int64(n) * b.copyBytes(ctx))
+}
+
+// copyBytes is what a copy of the sandbox's memory takes: as its shim measures
+// it, and no more than its size.
+func (b *box) copyBytes(ctx context.Context) int64 {
+	size := int64(b.row.MemoryMiB) << 20
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	status, err := b.shim.Status(ctx)
+	if err != nil || status.CopyBytes == 0 {
+		return size
+	}
+	return min(status.CopyBytes, size)
 }
 
 // FreeMemory returns how much memory the host can give out without swapping,

@@ -131,11 +131,21 @@ func (b *box) deadline() (at time.Time, reason string) {
 	defer b.mu.Unlock()
 	switch {
 	case b.still.Load() || b.life.still: // on the way there and back, too
-		return time.Time{}, ""
+		return b.mayStandStillUntil(), api.StopPausedTooLong
 	case !b.orphanUntil.IsZero():
 		return b.orphanUntil, api.StopSessionClosed
 	}
 	return b.life.end, api.StopTimeout
+}
+
+// mayStandStillUntil is zero where that is not bounded, and while the sandbox is
+// on its way there or back, or somebody waits for it. It must be called with mu
+// held.
+func (b *box) mayStandStillUntil() time.Time {
+	if b.m.MaxPaused == 0 || b.state == PowerRunning || !b.life.still || b.waking != nil {
+		return time.Time{}
+	}
+	return b.life.since.Add(b.m.MaxPaused)
 }
 
 func (b *box) moved() {

@@ -181,6 +181,9 @@ func describe(row store.Sandbox) api.Sandbox {
 	if !row.StopAt.IsZero() {
 		sb.Timeout, sb.StopAt = "duration", &api.Date{Time: row.StopAt}
 	}
+	if row.Power != "" && !stopped {
+		sb.PausedAt = &api.Date{Time: row.StillSince}
+	}
 	if sb.StopAt != nil && row.Power != "" && !stopped {
 		left := row.Remaining.Milliseconds()
 		sb.StopAt, sb.RemainingMS = nil, &left

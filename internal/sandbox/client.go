@@ -116,6 +116,7 @@ var endings = map[string]*Ending{
 	api.StopKilled:        {api.StopKilled, 1000, "sandbox killed"},
 	api.StopSessionClosed: {api.StopSessionClosed, 1000, "session closed"},
 	api.StopShutdown:      {api.StopShutdown, 1001, "server shutting down"},
+	api.StopPausedTooLong: {api.StopPausedTooLong, 1001, "sandbox paused too long"},
 	api.StopOOM:           {api.StopOOM, 1011, "sandbox out of memory"},
 	api.StopCrashed:       {api.StopCrashed, 1011, "sandbox crashed"},
 }

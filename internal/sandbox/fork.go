@@ -82,7 +82,7 @@ func (m *Manager) fork(ctx context.Context, org, id string, spec ForkSpec) (_ []
 			err = m.giveUp(ctx, &undo, err)
 		}
 	}()
-	if err := m.checkMemory(); err != nil {
+	if err := m.checkMemory(0); err != nil {
 		return nil, err
 	}
 	children, err := m.forkAll(ctx, &undo, parent, spec)
@@ -102,7 +102,7 @@ type child struct {
 // forkAll starts all children, or fails with the first failure and waits for
 // the others to give up.
 func (m *Manager) forkAll(ctx context.Context, undo *lifecycle.Undo, parent *box, spec ForkSpec) ([]*child, error) {
-	fork, err := parent.fork(ctx)
+	fork, err := parent.fork(ctx, spec.Count)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (m *Manager) forkAll(ctx context.Context, undo *lifecycle.Undo, parent *box
 		children[i] = c
 		undo.Add("end a child", c.undo.Run)
 		g.Go(func() error {
-			if err := m.startChild(ctx, c, fork); err != nil {
+			if err := m.startChild(ctx, parent, c, fork); err != nil {
 				return nthFailed(err, i+1, spec.Count)
 			}
 			return nil
@@ -127,9 +127,9 @@ func (m *Manager) forkAll(ctx context.Context, undo *lifecycle.Undo, parent *box
 	return children, g.Wait()
 }
 
-// fork has the parent's shim write the machine down. Nobody pauses or resumes
-// it meanwhile.
-func (b *box) fork(ctx context.Context) (*Fork, error) {
+// fork has the parent's shim write the machine down for some children. Nobody
+// pauses or resumes it meanwhile.
+func (b *box) fork(ctx context.Context, children int) (*Fork, error) {
 	done, err := b.begin()
 	if err != nil {
 		return nil, err
@@ -145,11 +145,34 @@ func (b *box) fork(ctx context.Context) (*Fork, error) {
 		return nil, fmt.Errorf("wait for a turn to fork: %w", err)
 	}
 	defer b.m.starts.Release(1)
+	if err := b.checkFork(ctx, children); err != nil {
+		return nil, err
+	}
 	f, err := b.shim.Fork(ctx)
 	if err != nil && ctx.Err() == nil {
 		err = b.explain(err, "FORK_FAILED", "the sandbox could not be forked: try again")
 	}
 	return f, err
+}
+
+// shares reports whether children share one copy of the machine's memory, which
+// is made with the fork, or have one each, made when they start.
+func (b *box) shares() bool { return b.m.Features[b.row.Isolation].Share }
+
+// checkFork refuses a fork that the host lacks memory for, children included.
+func (b *box) checkFork(ctx context.Context, children int) error {
+	if b.shares() {
+		children = 1
+	}
+	return b.checkCopies(ctx, children)
+}
+
+// checkChild refuses one more child. Others may have taken the memory since.
+func (b *box) checkChild(ctx context.Context) error {
+	if b.shares() {
+		return b.m.checkMemory(0)
+	}
+	return b.checkCopies(ctx, 1)
 }
 
 // holdInMemory is hold for a machine that is not on disk, after it resumed it
@@ -191,12 +214,12 @@ func (m *Manager) childRow(parent *box, spec ForkSpec) store.Sandbox {
 	return row
 }
 
-func (m *Manager) startChild(ctx context.Context, c *child, fork *Fork) error {
+func (m *Manager) startChild(ctx context.Context, parent *box, c *child, fork *Fork) error {
 	if err := m.starts.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("wait for a turn to start: %w", err)
 	}
 	defer m.starts.Release(1)
-	if err := m.checkMemory(); err != nil {
+	if err := parent.checkChild(ctx); err != nil {
 		return err
 	}
 	if err := m.record(ctx, &c.undo, c.row); err != nil {

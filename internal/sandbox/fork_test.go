@@ -16,6 +16,7 @@ import (
 	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/gateway/secret"
+	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/internal/sandbox/sandboxtest"
 	"github.com/atollhq/atoll/internal/store"
@@ -282,6 +283,7 @@ func TestForkIsAdmittedWhole(t *testing.T) {
 		_, err = w.Fork(w.t.Context(), org, parent.ID(), sandbox.ForkSpec{Count: 3})
 		wantCode(t, err, "HOST_MEMORY_LOW")
 		free = 1 << 30
+		w.launcher.Shim(parent.ID()).Hold(100 << 20)
 		if calls := w.launcher.Shim(parent.ID()).Calls(); len(calls) != 0 {
 			t.Errorf("the parent was disturbed: %v", calls)
 		}
@@ -289,6 +291,59 @@ func TestForkIsAdmittedWhole(t *testing.T) {
 		_, err = w.Fork(w.t.Context(), org, parent.ID(), sandbox.ForkSpec{Count: 1})
 		wantCode(t, err, "CAPACITY_EXHAUSTED")
 	})
+}
+
+// A fork copies the parent's memory: once for each child, or once for all.
+func TestForkNeedsMemoryForItsCopies(t *testing.T) {
+	const least = 512 << 20
+	var free atomic.Int64
+	for name, c := range map[string]struct {
+		share  bool
+		holds  int64
+		copies int64 // that a fork of three makes
+		size   int64 // of one
+	}{
+		"one each":  {false, 300 << 20, 3, 300 << 20},
+		"one":       {true, 300 << 20, 1, 300 << 20},
+		"unknown":   {true, 0, 1, 1280 << 20},
+		"the limit": {false, 5 << 30, 3, 1280 << 20}, // of the sandbox
+	} {
+		run(t, func(o *sandbox.Options) {
+			o.MinFreeMemory, o.FreeMemory = least, func() (int64, error) { return free.Load(), nil }
+			o.Features["fake"] = machine.Features{Pause: true, Save: true, Share: c.share}
+		}, func(w *world) {
+			free.Store(least)
+			parent := w.create(time.Hour)
+			parent.Close()
+			shim := w.launcher.Shim(parent.ID())
+			shim.Hold(c.holds)
+			need := least + c.copies*c.size
+			free.Store(need - 1)
+			_, err := w.Fork(w.t.Context(), org, parent.ID(), sandbox.ForkSpec{Count: 3})
+			wantCode(t, err, "HOST_MEMORY_LOW")
+			if calls := shim.Calls(); len(calls) != 0 {
+				t.Errorf("%s: the parent was disturbed: %v", name, calls)
+			}
+			free.Store(need)
+			w.fork(parent.ID(), sandbox.ForkSpec{Count: 3})
+
+			// What others took since is seen by the child that finds it missing.
+			w.launcher.FailPower = func(string, string) error {
+				free.Store(least + c.size - 1)
+				return nil
+			}
+			free.Store(need)
+			_, err = w.Fork(w.t.Context(), org, parent.ID(), sandbox.ForkSpec{Count: 3})
+			if c.share {
+				w.must(err) // theirs is made
+			} else {
+				wantCode(t, err, "HOST_MEMORY_LOW")
+			}
+			if t.Failed() {
+				t.Log("with", name)
+			}
+		})
+	}
 }
 
 func TestKillOvertakesFork(t *testing.T) {

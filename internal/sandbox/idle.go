@@ -7,17 +7,12 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/atollhq/atoll/api"
 	"github.com/atollhq/atoll/internal/errs"
 )
 
 // CodeInvalidIdle is the code of refused idle policies.
 const CodeInvalidIdle = "INVALID_IDLE_PAUSE"
-
-// Bounds of idle policies.
-const (
-	MinIdlePause = 10 * time.Second
-	MaxIdlePause = 24 * time.Hour
-)
 
 const (
 	sampleEvery   = 5 * time.Second // at most; short policies are looked at more often
@@ -79,8 +74,8 @@ func parseIdle(s string) (time.Duration, error) {
 	}
 	n, _ := strconv.Atoi(m[1]) // six digits
 	d := time.Duration(n) * map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[m[2]]
-	if d < MinIdlePause || d > MaxIdlePause {
-		return 0, badIdle("idle_pause must lie between %s and %s", formatIdle(MinIdlePause), formatIdle(MaxIdlePause))
+	if d < api.MinIdlePause || d > api.MaxIdlePause {
+		return 0, badIdle("idle_pause must lie between %s and %s", formatIdle(api.MinIdlePause), formatIdle(api.MaxIdlePause))
 	}
 	return d, nil
 }
@@ -108,6 +103,12 @@ type idleness struct {
 	at      time.Time // of the last sample
 	traffic int64
 	cpu     time.Duration
+}
+
+// beyond reports whether the machine has used more CPU time since the last
+// sample than an idle one may between two.
+func (i *idleness) beyond(cpu time.Duration) bool {
+	return float64(cpu-i.cpu) > idleShare*float64(sampleEvery)
 }
 
 // sample takes what was counted up to now and returns for how long nothing has
@@ -154,28 +155,55 @@ func (b *box) watchIdle() {
 			timer.Stop()
 			continue
 		}
-		if b.lookIdle(policy, &seen) {
-			seen = idleness{}
-		}
-		timer.Reset(policy.interval())
+		timer.Reset(b.lookIdle(policy, &seen))
 	}
 }
 
 // lookIdle takes a sample and pauses the sandbox when it is time to. It
-// reports whether it tried.
-func (b *box) lookIdle(policy IdlePolicy, seen *idleness) (tried bool) {
-	ctx, cancel := context.WithTimeout(b.alive, sampleTimeout)
-	defer cancel()
+// returns how long to wait until the next look.
+func (b *box) lookIdle(policy IdlePolicy, seen *idleness) time.Duration {
 	traffic := b.traffic.Load()
-	status, err := b.shim.Status(ctx)
-	if err != nil || seen.sample(time.Now(), traffic, status.CPUTime) < policy.After {
-		return false // a shim that can't say anything is the supervisor's matter
+	cpu, err := b.cpuTime()
+	if err != nil || seen.sample(time.Now(), traffic, cpu) < policy.After {
+		return policy.interval() // a shim that can't say anything is the supervisor's matter
 	}
-	_, err = b.pause(b.alive, policy.ToDisk, traffic)
-	if err != nil && b.alive.Err() == nil && !errors.Is(err, errBusy) {
+	if !b.pauseIdle(policy, seen) {
+		return 0
+	}
+	*seen = idleness{}
+	return policy.interval()
+}
+
+// errNoTurn: a pause did not get its turn before the next sample was due.
+var errNoTurn = errors.New("it was not its turn")
+
+// pauseIdle reports whether it tried. It waits for its turn only until the next
+// sample is due, and so not for a sandbox that isn't idle any more.
+func (b *box) pauseIdle(policy IdlePolicy, seen *idleness) (tried bool) {
+	ctx, cancel := context.WithTimeoutCause(b.alive, policy.interval(), errNoTurn)
+	defer cancel()
+	_, err := b.pause(ctx, policy.ToDisk, seen)
+	switch {
+	case errors.Is(err, errNoTurn):
+		return false
+	case err == nil, errors.Is(err, errBusy), b.alive.Err() != nil:
+	default:
 		b.m.Log.Warn("pause an idle sandbox", "sandbox_id", b.row.ID, "org", b.row.Org, "error", err)
 	}
 	return true
+}
+
+func (b *box) cpuTime() (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(b.alive, sampleTimeout)
+	defer cancel()
+	status, err := b.shim.Status(ctx)
+	return status.CPUTime, err
+}
+
+// computes reports whether the machine has done anything since it was seen.
+func (b *box) computes(seen *idleness) bool {
+	cpu, err := b.cpuTime()
+	return err == nil && seen.beyond(cpu)
 }
 
 // SetIdle changes when a sandbox is paused by itself and returns the policy
@@ -219,6 +247,7 @@ func (b *box) setIdle(ctx context.Context, change IdleChange) (IdlePolicy, error
 	b.mu.Lock()
 	b.idle = p
 	b.mu.Unlock()
+	b.traffic.Add(1) // a pause by the old policy that waits for its turn gives up
 	b.reconsiderIdle()
 	return p, nil
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -72,6 +73,16 @@ func TestReadIdleChange(t *testing.T) {
 	}
 }
 
+// measured is a shim that may be asked what its machine used, and nothing else.
+type measured struct {
+	Shim
+	cpu time.Duration
+}
+
+func (m *measured) Status(context.Context) (ShimStatus, error) {
+	return ShimStatus{Power: PowerRunning, CPUTime: m.cpu}, nil
+}
+
 // TestActivityOvertakesAnIdlePause: what happened between the look and the
 // pause counts.
 func TestActivityOvertakesAnIdlePause(t *testing.T) {
@@ -85,15 +96,16 @@ func TestActivityOvertakesAnIdlePause(t *testing.T) {
 		},
 		"a connection": func(b *box, _ *Client) { _, _ = b.connect() },
 		"a farewell":   func(b *box, c *Client) { b.leave(c) },
+		"computing":    func(b *box, _ *Client) { b.shim.(*measured).cpu += 200 * time.Millisecond },
 	} {
-		b := newBox(m, store.Sandbox{ID: NewID("ord")}, nil, PowerRunning) // its shim must not be asked
+		b := newBox(m, store.Sandbox{ID: NewID("ord")}, &measured{cpu: time.Hour}, PowerRunning)
 		c, err := b.connect()
 		if err != nil {
 			t.Fatal(err)
 		}
-		traffic := b.traffic.Load()
+		seen := idleness{traffic: b.traffic.Load(), cpu: time.Hour - 50*time.Millisecond}
 		happen(b, c)
-		if _, err := b.pause(t.Context(), false, traffic); !errors.Is(err, errBusy) {
+		if _, err := b.pause(t.Context(), false, &seen); !errors.Is(err, errBusy) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if b.still.Load() || b.powerNow() != api.PowerRunning {

@@ -127,6 +127,10 @@ const (
 type ShimStatus struct {
 	Power   Power
 	CPUTime time.Duration // of the machine, earlier lives of a suspended one included
+
+	// CopyBytes is about what a copy of the machine takes in memory; of a
+	// suspended one, what was written; 0 if that isn't known.
+	CopyBytes int64
 }
 
 // Paused is what a pause took.

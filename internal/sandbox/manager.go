@@ -23,7 +23,7 @@ type Store interface {
 	CreateSandbox(ctx context.Context, sb store.Sandbox) error
 	SetRunning(ctx context.Context, ids ...string) error
 	SetStopAt(ctx context.Context, id string, at time.Time) error
-	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetStill(ctx context.Context, id, power string, since time.Time, remaining time.Duration) error
 	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
 	SetAwake(ctx context.Context, id string, stopAt time.Time) error
 	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
@@ -74,6 +74,7 @@ type Options struct {
 	StartTimeout time.Duration // from the call of Create, waiting included
 	StopTimeout  time.Duration // of one shim
 	MaxExtend    time.Duration
+	MaxPaused    time.Duration // until one that stands still is stopped; 0 is never
 	SessionGrace time.Duration
 	Retention    time.Duration // of stopped sandboxes in the store
 }
@@ -88,6 +89,7 @@ const (
 type Manager struct {
 	Options
 	starts *semaphore.Weighted
+	saves  chan struct{} // holds one for each pause to disk under way
 	spares spares
 
 	ctx    context.Context // ends when the manager shuts down
@@ -109,6 +111,7 @@ func NewManager(o Options) *Manager {
 	return &Manager{
 		Options: o,
 		starts:  semaphore.NewWeighted(int64(o.Starts)),
+		saves:   make(chan struct{}, maxSaves),
 		ctx:     ctx,
 		cancel:  cancel,
 		boxes:   map[string]*box{},
@@ -172,7 +175,7 @@ func (m *Manager) start(ctx context.Context, undo *lifecycle.Undo, org string, s
 		return store.Sandbox{}, nil, fmt.Errorf("wait for a turn to start: %w", err)
 	}
 	defer m.starts.Release(1)
-	if err := m.checkMemory(); err != nil {
+	if err := m.checkMemory(0); err != nil {
 		return store.Sandbox{}, nil, err
 	}
 	row, err := m.insert(ctx, undo, NewID(spec.Region), org, spec)

@@ -24,6 +24,11 @@ import (
 //
 // So a daemon that dies on the way leaves a row that says how much of the
 // lifetime was left; what the machine does by then, its shim knows.
+//
+// A pause to disk first waits for its turn, while the sandbox runs on as if
+// nothing were to happen. It gets its turn before the right to change the
+// state, and who has that right waits for no such turn: so nobody waits in a
+// circle.
 
 const (
 	pauseTimeout  = 2 * time.Minute // for 4 GiB to reach a slow disk
@@ -31,6 +36,13 @@ const (
 	writeGrace    = 2 * time.Second // for what is on its way to the agent
 	crashGrace    = time.Second     // for the news that a machine crashed when it was to go on
 )
+
+// maxSaves sandboxes are paused to disk at the same time. One alone nearly keeps
+// a disk busy, a second fills the gaps while the first is stopped or freed. With
+// more, each stands still for longer before it is on disk, and so does whoever
+// wants it back meanwhile. Starts have turns of their own: they need the
+// processors, and no disk that is busy writing may hold them up.
+const maxSaves = 2
 
 // CodeNotByIsolation refuses what the sandbox's isolation can't do.
 const CodeNotByIsolation = "NOT_SUPPORTED_BY_ISOLATION"
@@ -74,12 +86,16 @@ func (b *box) begin() (done func(), err error) {
 }
 
 // hold waits until nobody else changes the state; release lets others.
-func (b *box) hold(ctx context.Context) error {
+func (b *box) hold(ctx context.Context) error { return b.enter(ctx, b.changing) }
+
+// enter waits until there is room in a channel that counts those who are at
+// something.
+func (b *box) enter(ctx context.Context, room chan struct{}) error {
 	select {
-	case b.changing <- struct{}{}:
+	case room <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-b.alive.Done():
 		return b.whyEnding()
 	}
@@ -111,18 +127,21 @@ func (b *box) become(p Power, took time.Duration) {
 // errBusy: a pause for lack of activity was overtaken by some.
 var errBusy = errors.New("there is activity")
 
-// anyTraffic lets a pause happen whatever is said meanwhile.
-const anyTraffic = -1
-
 // pause lets the machine stand still, to disk or in memory, unless it does
-// already. It fails with errBusy when traffic is no longer what it was. What
-// is begun is finished, also when ctx ends.
-func (b *box) pause(ctx context.Context, toDisk bool, traffic int64) (Paused, error) {
+// already. Unless seen is nil, it fails with errBusy when anything has happened
+// since that was seen. ctx bounds only the time until it is its turn.
+func (b *box) pause(ctx context.Context, toDisk bool, seen *idleness) (Paused, error) {
 	done, err := b.begin()
 	if err != nil {
 		return Paused{}, err
 	}
 	defer done()
+	if toDisk {
+		if err := b.enter(ctx, b.m.saves); err != nil {
+			return Paused{}, err
+		}
+		defer func() { <-b.m.saves }()
+	}
 	if err := b.hold(ctx); err != nil {
 		return Paused{}, err
 	}
@@ -132,7 +151,7 @@ func (b *box) pause(ctx context.Context, toDisk bool, traffic int64) (Paused, er
 		return Paused{}, nil
 	}
 	began := time.Now()
-	if !b.silence(traffic) {
+	if seen != nil && b.computes(seen) || !b.silence(seen) {
 		return Paused{}, errBusy
 	}
 	took, err := b.standStill(goal)
@@ -151,14 +170,14 @@ func stillness(toDisk bool) Power {
 }
 
 // silence lets nothing go to the agent any more, and waits a moment for what
-// is on its way. If there was traffic that was not to be, all stays as it is.
+// is on its way. If there was traffic since what was seen, all stays as it is.
 //
 // Both sides first say what they do and then look at the other: a client that
 // finds still unset has counted its message before, so it is seen here.
-func (b *box) silence(traffic int64) bool {
+func (b *box) silence(seen *idleness) bool {
 	b.mu.Lock()
 	before := b.still.Swap(true)
-	overtaken := traffic != anyTraffic && (b.traffic.Load() != traffic || b.writing())
+	overtaken := seen != nil && (b.traffic.Load() != seen.traffic || b.writing())
 	if overtaken {
 		b.still.Store(before)
 	}
@@ -215,9 +234,9 @@ func (b *box) stopTime(ctx context.Context, as Power) error {
 	defer b.timing.Unlock()
 	b.mu.Lock()
 	b.life.stop(time.Now())
-	left := b.life.left
+	life := b.life
 	b.mu.Unlock()
-	return b.m.Store.SetStill(ctx, b.row.ID, string(as), left)
+	return b.m.Store.SetStill(ctx, b.row.ID, string(as), life.since, life.left)
 }
 
 func (b *box) startTime(ctx context.Context) error {
@@ -356,7 +375,7 @@ func (b *box) goOn(ctx context.Context) error {
 			return fmt.Errorf("wait for a turn to resume: %w", err)
 		}
 		defer b.m.starts.Release(1)
-		if err := b.m.checkMemory(); err != nil {
+		if err := b.checkCopies(ctx, 1); err != nil {
 			return err
 		}
 	}
@@ -453,7 +472,7 @@ func (m *Manager) canStandStill(isolation string, toDisk bool) error {
 // Pause lets a sandbox stand still: in memory, or on disk, which gives its
 // memory back and disconnects its clients. One that stands still in memory can
 // still go to disk. The next message of a client, or a new connection,
-// resumes it.
+// resumes it. A pause to disk waits for its turn as long as ctx lets it.
 func (m *Manager) Pause(ctx context.Context, org, id string, toDisk bool) (api.PauseResult, error) {
 	b, err := m.live(ctx, org, id)
 	if err != nil {
@@ -462,7 +481,7 @@ func (m *Manager) Pause(ctx context.Context, org, id string, toDisk bool) (api.P
 	if err := m.canStandStill(b.row.Isolation, toDisk); err != nil {
 		return api.PauseResult{}, err
 	}
-	took, err := b.pause(ctx, toDisk, anyTraffic)
+	took, err := b.pause(ctx, toDisk, nil)
 	if err != nil {
 		return api.PauseResult{}, err
 	}

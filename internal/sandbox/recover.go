@@ -136,7 +136,7 @@ func (m *Manager) foundPower(ctx context.Context, row store.Sandbox, shim Shim) 
 func (b *box) restoreTime(ctx context.Context) error {
 	if b.row.Power != "" {
 		b.life.stop(time.Now())
-		b.life.left = b.row.Remaining
+		b.life.since, b.life.left = b.row.StillSince, b.row.Remaining
 	}
 	switch {
 	case b.state == PowerRunning && b.row.Power != "":

@@ -218,7 +218,7 @@ func (m *Manager) launchSpare(ctx context.Context) (*spare, error) {
 		return nil, err
 	}
 	defer m.starts.Release(1)
-	if err := m.checkMemory(); err != nil {
+	if err := m.checkMemory(0); err != nil {
 		return nil, err
 	}
 	id := NewID(m.Spare.Region)

@@ -225,7 +225,7 @@ func (d *daemon) newManager(ctx context.Context) (*sandbox.Manager, error) {
 		MaxSandboxes: l.Sandboxes, MaxPerOrg: l.SandboxesPerOrg, Starts: l.StartLimit(),
 		MinFreeMemory: int64(l.FreeMemoryMiB) << 20, FreeMemory: sandbox.FreeMemory,
 		StartTimeout: sandbox.DefaultStartTimeout, StopTimeout: sandbox.DefaultStopTimeout,
-		MaxExtend: d.cfg.MaxExtend, SessionGrace: d.cfg.SessionGrace, Retention: d.cfg.StoppedRetention,
+		MaxExtend: d.cfg.MaxExtend, MaxPaused: d.cfg.MaxPaused, SessionGrace: d.cfg.SessionGrace, Retention: d.cfg.StoppedRetention,
 	}), nil
 }
 

@@ -83,8 +83,11 @@ func (g *guest) clone(cfg link.Config) {
 	_ = session.Close()
 }
 
-// perLife is the CPU time that each machine claims.
-const perLife = 3 * time.Second
+// What each machine claims: CPU time, and the size of a copy.
+const (
+	perLife = 3 * time.Second
+	perCopy = 5 << 20
+)
 
 // driver is the fake one, with failures.
 type driver struct {
@@ -151,5 +154,5 @@ func (m *flawed) Save(ctx context.Context, o machine.SaveOptions) (machine.Snaps
 }
 
 func (m *flawed) Stats(context.Context) (machine.Stats, error) {
-	return machine.Stats{CPUTime: perLife}, nil
+	return machine.Stats{CPUTime: perLife, CopyBytes: perCopy}, nil
 }

@@ -400,23 +400,41 @@ func (s *Shim) running() (*life, error) {
 func (s *Shim) measured() wire.Status {
 	ctx, cancel := context.WithTimeout(s.operations, statsTimeout)
 	defer cancel()
-	used := s.cpuTime(ctx)
+	now := s.stats(ctx)
 	st := s.snapshot()
-	st.CPUTime = used
+	st.CPUTime, st.CopyBytes = s.allUsed(now.CPUTime), now.CopyBytes
 	return st
 }
 
 // cpuTime is what the sandbox's machines have used, as far as it is known.
-func (s *Shim) cpuTime(ctx context.Context) time.Duration {
+func (s *Shim) cpuTime(ctx context.Context) time.Duration { return s.allUsed(s.stats(ctx).CPUTime) }
+
+// stats measures the machine, or the saved one if there is none, as far as it
+// can be.
+func (s *Shim) stats(ctx context.Context) machine.Stats {
 	l, _ := s.current()
-	var now time.Duration
-	if l != nil {
-		if reader, ok := l.machine.(machine.StatsReader); ok {
-			if stats, err := reader.Stats(ctx); err == nil {
-				now = stats.CPUTime
-			}
+	if l == nil {
+		return s.savedStats()
+	}
+	if reader, ok := l.machine.(machine.StatsReader); ok {
+		if stats, err := reader.Stats(ctx); err == nil {
+			return stats
 		}
 	}
+	return machine.Stats{}
+}
+
+func (s *Shim) savedStats() machine.Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.saved == nil {
+		return machine.Stats{}
+	}
+	return machine.Stats{CopyBytes: s.saved.Bytes}
+}
+
+// allUsed adds what the sandbox's machine has used to what earlier ones had.
+func (s *Shim) allUsed(now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = max(s.used, s.usedBefore+now)

@@ -144,8 +144,15 @@ func TestSuspend(t *testing.T) {
 	}
 	for life := 1; life <= 3; life++ {
 		_, stream := r.ask(openRequest())
-		if reply := r.do(wire.Request{Op: wire.OpPause, ToDisk: true}); reply.Pause == nil {
-			t.Errorf("got %+v", reply)
+		if got := r.do(wire.Request{Op: wire.OpStatus}).Status.CopyBytes; got != perCopy {
+			t.Errorf("a copy has %d bytes", got)
+		}
+		took := r.do(wire.Request{Op: wire.OpPause, ToDisk: true}).Pause
+		if took == nil {
+			t.Fatal("the answer says nothing")
+		}
+		if got := r.do(wire.Request{Op: wire.OpStatus}).Status.CopyBytes; got != took.Bytes {
+			t.Errorf("%d bytes were written, %d are said to come back", took.Bytes, got)
 		}
 		if rest, err := io.ReadAll(stream); err != nil || len(rest) > 0 {
 			t.Errorf("a stream outlives the machine: %q, %v", rest, err)

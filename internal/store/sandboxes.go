@@ -46,15 +46,16 @@ type Sandbox struct {
 
 	// While the machine stands still the lifetime does, too: StopAt is then
 	// what it was, and Remaining counts.
-	Power     string        // api.PowerPaused or api.PowerSuspended; empty while it runs
-	Remaining time.Duration // 0 for the lifetime "session"
+	Power      string        // api.PowerPaused or api.PowerSuspended; empty while it runs
+	Remaining  time.Duration // 0 for the lifetime "session"
+	StillSince time.Time     // zero while it runs
 
 	IdlePause  time.Duration // without activity until it is paused; 0 is never
 	IdleToDisk bool
 }
 
 const sandboxColumns = `id, org, region, labels, memory, isolation, status, created, stop_at, stopped, reason,
-	power, remaining, idle_pause, idle_to_disk, forked_from, cpus, disk, image`
+	power, remaining, still_since, idle_pause, idle_to_disk, forked_from, cpus, disk, image`
 
 // CreateSandbox stores a new sandbox.
 func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
@@ -62,10 +63,10 @@ func (s *Store) CreateSandbox(ctx context.Context, sb Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("create sandbox: %w", err)
 	}
-	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return s.exec(ctx, "create sandbox", `INSERT INTO sandboxes (`+sandboxColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		sb.ID, sb.Org, sb.Region, string(labels), sb.MemoryMiB, sb.Isolation, string(sb.Status),
 		millis(sb.Created), optMillis(sb.StopAt), optMillis(sb.Stopped), sb.Reason,
-		sb.Power, sb.Remaining.Milliseconds(), sb.IdlePause.Milliseconds(), sb.IdleToDisk, sb.ForkedFrom, sb.CPUs, sb.DiskBytes, sb.Image)
+		sb.Power, sb.Remaining.Milliseconds(), optMillis(sb.StillSince), sb.IdlePause.Milliseconds(), sb.IdleToDisk, sb.ForkedFrom, sb.CPUs, sb.DiskBytes, sb.Image)
 }
 
 // SetRunning records that sandboxes that were being created run: all of them,
@@ -84,11 +85,11 @@ func (s *Store) SetRunning(ctx context.Context, ids ...string) error {
 	return classify(tx.Commit(), "set running")
 }
 
-// SetStill records that the machine of a running sandbox stands still, and
-// how much of its lifetime was left by then.
-func (s *Store) SetStill(ctx context.Context, id, power string, remaining time.Duration) error {
-	return s.exec(ctx, "set still", `UPDATE sandboxes SET power = ?, remaining = ? WHERE id = ? AND status = 'running'`,
-		power, remaining.Milliseconds(), id)
+// SetStill records that the machine of a running sandbox stands still, since
+// when, and how much of its lifetime was left by then.
+func (s *Store) SetStill(ctx context.Context, id, power string, since time.Time, remaining time.Duration) error {
+	return s.exec(ctx, "set still", `UPDATE sandboxes SET power = ?, still_since = ?, remaining = ? WHERE id = ? AND status = 'running'`,
+		power, millis(since), remaining.Milliseconds(), id)
 }
 
 // SetRemaining changes how much is left of the lifetime of a sandbox whose
@@ -101,7 +102,7 @@ func (s *Store) SetRemaining(ctx context.Context, id string, remaining time.Dura
 // SetAwake records that the machine of a sandbox runs again, and its end,
 // which is zero for the lifetime "session".
 func (s *Store) SetAwake(ctx context.Context, id string, stopAt time.Time) error {
-	return s.exec(ctx, "set awake", `UPDATE sandboxes SET power = '', remaining = 0, stop_at = ? WHERE id = ? AND status = 'running'`,
+	return s.exec(ctx, "set awake", `UPDATE sandboxes SET power = '', still_since = NULL, remaining = 0, stop_at = ? WHERE id = ? AND status = 'running'`,
 		optMillis(stopAt), id)
 }
 
@@ -178,9 +179,9 @@ func scanSandbox(r row) (Sandbox, error) {
 	var sb Sandbox
 	var labels, status string
 	var created, remaining, idle int64
-	var stopAt, stopped sql.NullInt64
+	var stopAt, stopped, since sql.NullInt64
 	err := r.Scan(&sb.ID, &sb.Org, &sb.Region, &labels, &sb.MemoryMiB, &sb.Isolation, &status, &created, &stopAt, &stopped, &sb.Reason,
-		&sb.Power, &remaining, &idle, &sb.IdleToDisk, &sb.ForkedFrom, &sb.CPUs, &sb.DiskBytes, &sb.Image)
+		&sb.Power, &remaining, &since, &idle, &sb.IdleToDisk, &sb.ForkedFrom, &sb.CPUs, &sb.DiskBytes, &sb.Image)
 	if err != nil {
 		return sb, err
 	}
@@ -188,7 +189,7 @@ func scanSandbox(r row) (Sandbox, error) {
 		return sb, errs.Wrap(err, errs.Internal, "STORE_DAMAGED", "the labels of sandbox %s are damaged in the database", sb.ID)
 	}
 	sb.Status, sb.Created = Status(status), fromMillis(created)
-	sb.StopAt, sb.Stopped = fromOptMillis(stopAt), fromOptMillis(stopped)
+	sb.StopAt, sb.Stopped, sb.StillSince = fromOptMillis(stopAt), fromOptMillis(stopped), fromOptMillis(since)
 	sb.Remaining, sb.IdlePause = time.Duration(remaining)*time.Millisecond, time.Duration(idle)*time.Millisecond
 	return sb, nil
 }

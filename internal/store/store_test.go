@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/atollhq/atoll/internal/errs"
 	"github.com/atollhq/atoll/internal/store"
@@ -49,6 +50,40 @@ func TestReopenKeepsRows(t *testing.T) {
 	second := open(t, path) // while the first is open, as `atoll token` does
 	if _, err := second.Org(t.Context(), "default"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What stood still when the server was upgraded is taken to stand still since
+// then.
+func TestUpgradeWithPausedSandboxes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "atoll.db")
+	s := open(t, path)
+	for _, err := range []error{
+		s.CreateOrg(t.Context(), store.Org{ID: "org_1", Slug: "default"}),
+		s.CreateSandbox(t.Context(), store.Sandbox{ID: "running", Org: "org_1", Status: store.Running}),
+		s.CreateSandbox(t.Context(), store.Sandbox{ID: "paused", Org: "org_1", Status: store.Running, Power: "paused"}),
+		s.Close(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`ALTER TABLE sandboxes DROP COLUMN still_since; DELETE FROM goose_db_version WHERE version_id >= 3`); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().Truncate(time.Millisecond)
+	s = open(t, path)
+	for id, paused := range map[string]bool{"running": false, "paused": true} {
+		sb, err := s.Sandbox(t.Context(), id)
+		since := sb.StillSince
+		if err != nil || since.IsZero() == paused || paused && (since.Before(before) || since.After(time.Now())) {
+			t.Errorf("%s: since %v (%v)", id, since, err)
+		}
 	}
 }
 

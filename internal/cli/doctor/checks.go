@@ -167,7 +167,10 @@ func (h Host) find(name string) bool {
 }
 
 func (h Host) image(context.Context) Check {
-	const remedy = `build it with "atoll image build"`
+	remedy := `build it with "atoll image build", or say where it is with --image-dir`
+	if h.Image.Dir != h.Data.Images() {
+		remedy = fmt.Sprintf(`build it with "atoll image build --image-dir %s"`, h.Image.Dir)
+	}
 	info, err := os.Stat(h.Image.File())
 	switch {
 	case errors.Is(err, os.ErrPermission):

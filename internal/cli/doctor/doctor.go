@@ -48,7 +48,7 @@ type Host struct {
 	Network   config.Network
 	UID       int
 	BinDirs   []string // where atoll's own programs are looked for
-	// Settings is what is wrong with the server's settings, which are its
+	// Settings is what is wrong with the server's settings, which are the
 	// defaults then.
 	Settings error
 	// Ping asks a running server for an answer.

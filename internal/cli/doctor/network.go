@@ -10,13 +10,12 @@ import (
 	"github.com/atollhq/atoll/internal/config"
 )
 
-// settings are those of the file and the environment. Flags are the running
-// server's own.
+// settings are those of flags, environment and file.
 func (h Host) settings(context.Context) Check {
 	if h.Settings == nil {
 		return ok("can be read")
 	}
-	return fail(strings.ReplaceAll(h.Settings.Error(), "\n", "; "), `mend them in `+config.DefaultFile+` or the environment; "atoll serve --help" shows them`)
+	return fail(strings.ReplaceAll(h.Settings.Error(), "\n", "; "), `mend them where they are: in a flag, the environment or the file; "atoll serve --help" shows them`)
 }
 
 // network says what sandboxes may reach at most and by which way, and looks

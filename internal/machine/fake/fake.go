@@ -216,13 +216,13 @@ func (m *fakeMachine) Save(ctx context.Context, o machine.SaveOptions) (machine.
 	if err := m.alive(ctx); err != nil {
 		return machine.Snapshot{}, err
 	}
-	if err := os.WriteFile(filepath.Join(o.Dir, savedFile), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Dir, savedFile), []byte(savedFile), 0o600); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("save fake machine: %w", err)
 	}
 	if !o.Leave {
 		m.finish(machine.Exit{Reason: machine.ExitSaved})
 	}
-	return machine.Snapshot{Driver: Name, Dir: o.Dir, StoodStill: time.Since(begin)}, nil
+	return machine.Snapshot{Driver: Name, Dir: o.Dir, Bytes: int64(len(savedFile)), StoodStill: time.Since(begin)}, nil
 }
 
 // reattached is a machine found again: it has no link.

@@ -239,7 +239,10 @@ func (m *gvisorMachine) Stats(context.Context) (machine.Stats, error) {
 	if err != nil {
 		return machine.Stats{}, fmt.Errorf("read memory use: %w", err)
 	}
-	return machine.Stats{MemoryBytes: memory, CPUTime: m.group.CPUTime(), Processes: m.group.Threads()}, nil
+	return machine.Stats{
+		MemoryBytes: memory, CPUTime: m.group.CPUTime(), Processes: m.group.Threads(),
+		CopyBytes: m.group.SharedBytes() + m.group.PrivateBytes(), // the guest's, and the sentry's own
+	}, nil
 }
 
 var (

@@ -55,11 +55,14 @@ type vm struct {
 	shared  bool // the memory's file is written to by the mapping
 	sealed  bool // the memory's file is shared with other machines
 	monitor *monitor
-	link    net.Conn
-	bell    net.Conn
-	console *process.Tail
-	drained chan struct{} // closed when the console has said all
-	stderr  *process.Tail
+	// inherited is how many bytes a memory's file that is not written to had
+	// when the machine started.
+	inherited int64
+	link      net.Conn
+	bell      net.Conn
+	console   *process.Tail
+	drained   chan struct{} // closed when the console has said all
+	stderr    *process.Tail
 
 	power sync.Mutex // held while the machine is stopped, started or saved
 	disks []string   // guarded by power: the chain's files in the work directory
@@ -187,6 +190,7 @@ func (m *vm) load(ctx context.Context, from machine.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("open saved memory: %w", err)
 	}
+	m.inherited = allocated(m.memory)
 	if err := m.start(ctx, state); err != nil {
 		return err
 	}
@@ -546,7 +550,18 @@ func (m *vm) Stats(context.Context) (machine.Stats, error) {
 	if err != nil {
 		return machine.Stats{}, fmt.Errorf("read memory use: %w", err)
 	}
-	return machine.Stats{MemoryBytes: memory, CPUTime: m.group.CPUTime(), Processes: m.group.Threads()}, nil
+	return machine.Stats{MemoryBytes: memory, CopyBytes: m.copyBytes(), CPUTime: m.group.CPUTime(), Processes: m.group.Threads()}, nil
+}
+
+// copyBytes is what the guest began with and what it has changed since.
+func (m *vm) copyBytes() int64 {
+	switch {
+	case m.memory == nil:
+		return 0
+	case m.shared:
+		return allocated(m.memory)
+	}
+	return min(m.inherited+m.group.PrivateBytes(), m.spec.MemoryBytes)
 }
 
 // Settle frees what only booting needed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,19 @@ func checkSize(file *os.File, bytes int64) error {
 		err = fmt.Errorf("it has %d bytes, not %d", info.Size(), bytes)
 	}
 	return err
+}
+
+// allocated is how many bytes of a file are no holes, 0 if that can't be told.
+func allocated(file *os.File) int64 {
+	const block = 512 // stat(2)
+	info, err := file.Stat()
+	if err != nil {
+		return 0
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * block
+	}
+	return 0
 }
 
 // fillMemory copies a saved memory's file into a memory file, holes left out,

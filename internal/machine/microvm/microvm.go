@@ -72,7 +72,7 @@ func New(c Config) *Driver {
 
 // Info describes the driver.
 func (d *Driver) Info() machine.Info {
-	return machine.Info{Name: Name, Features: machine.Features{Pause: true, Save: true}}
+	return machine.Info{Name: Name, Features: machine.Features{Pause: true, Save: true, Share: true}}
 }
 
 // Start makes a machine: from the template, if there is one, or by booting.

@@ -153,6 +153,7 @@ type Shim struct {
 	late     bool // personal came with Configure
 	power    sandbox.Power
 	cpu      time.Duration
+	holds    int64    // bytes, as Hold said
 	calls    []string // "pause", "pause to disk", "resume", "fork"
 	forks    int      // open ones
 	reason   string   // why it was stopped

@@ -18,7 +18,22 @@ func (s *Shim) Status(context.Context) (sandbox.ShimStatus, error) {
 	if s.dead {
 		return sandbox.ShimStatus{}, errs.Unavailable
 	}
-	return sandbox.ShimStatus{Power: s.power, CPUTime: s.cpu}, nil
+	status := sandbox.ShimStatus{Power: s.power, CPUTime: s.cpu, CopyBytes: s.holds}
+	if s.power == sandbox.PowerSuspended {
+		status.CopyBytes = written
+	}
+	return status, nil
+}
+
+// written is what a pause to disk writes, in bytes.
+const written = 1 << 20
+
+// Hold pretends that the machine has so many bytes in memory. Before, that
+// isn't known.
+func (s *Shim) Hold(bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = bytes
 }
 
 // UseCPU pretends that the machine computed.
@@ -61,7 +76,7 @@ func (s *Shim) Pause(ctx context.Context, toDisk bool) (sandbox.Paused, error) {
 	case toDisk && s.power != sandbox.PowerSuspended:
 		s.power = sandbox.PowerSuspended
 		s.closeStreams()
-		return sandbox.Paused{Bytes: 1 << 20, StoodStill: time.Millisecond}, nil
+		return sandbox.Paused{Bytes: written, StoodStill: time.Millisecond}, nil
 	case s.power == sandbox.PowerRunning:
 		s.power = sandbox.PowerPaused
 	}

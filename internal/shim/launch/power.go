@@ -41,7 +41,8 @@ func (s *Shim) Status(ctx context.Context) (sandbox.ShimStatus, error) {
 	if err := conn.Close(); err != nil || reply.Status == nil {
 		return sandbox.ShimStatus{}, errors.Join(errors.New("ask for status: the answer holds none"), err)
 	}
-	return sandbox.ShimStatus{Power: sandbox.Power(reply.Status.Power), CPUTime: reply.Status.CPUTime}, nil
+	st := reply.Status
+	return sandbox.ShimStatus{Power: sandbox.Power(st.Power), CPUTime: st.CPUTime, CopyBytes: st.CopyBytes}, nil
 }
 
 // Pause returns when the machine stands still.

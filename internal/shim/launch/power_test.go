@@ -98,9 +98,9 @@ func TestPowerRequests(t *testing.T) {
 	if r := <-asked; err != nil || took != (sandbox.Paused{Bytes: 7, StoodStill: time.Second}) || r.Op != wire.OpPause || !r.ToDisk {
 		t.Errorf("%+v, %v, asked %+v", took, err, r)
 	}
-	s, asked, _ = answering(t, wire.Reply{Status: &wire.Status{Power: wire.PowerSuspended, CPUTime: time.Minute}})
+	s, asked, _ = answering(t, wire.Reply{Status: &wire.Status{Power: wire.PowerSuspended, CPUTime: time.Minute, CopyBytes: 7}})
 	status, err := s.Status(t.Context())
-	if r := <-asked; err != nil || status != (sandbox.ShimStatus{Power: sandbox.PowerSuspended, CPUTime: time.Minute}) || r.Op != wire.OpStatus {
+	if r := <-asked; err != nil || status != (sandbox.ShimStatus{Power: sandbox.PowerSuspended, CPUTime: time.Minute, CopyBytes: 7}) || r.Op != wire.OpStatus {
 		t.Errorf("%+v, %v, asked %+v", status, err, r)
 	}
 	s, asked, _ = answering(t, wire.Reply{})

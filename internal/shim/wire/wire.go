@@ -197,7 +197,11 @@ type Status struct {
 	Machine machine.State `json:"machine"`
 	Power   Power         `json:"power"`
 	CPUTime time.Duration `json:"cpuTime"` // of the machine, earlier lives of a suspended one included
-	Exit    *Exit         `json:"exit,omitempty"`
+	// CopyBytes is about what a copy of the machine takes in memory; of a
+	// suspended one, what was written; 0 if that isn't known.
+	CopyBytes int64 `json:"copyBytes,omitempty"`
+
+	Exit *Exit `json:"exit,omitempty"`
 }
 
 // Exit is why a sandbox's machine ended: one of package api's stop reasons.

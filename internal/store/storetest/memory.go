@@ -158,8 +158,8 @@ func (m *Memory) SetRunning(_ context.Context, ids ...string) error {
 }
 
 // SetStill implements Store.
-func (m *Memory) SetStill(_ context.Context, id, power string, remaining time.Duration) error {
-	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining = power, remaining }, store.Running)
+func (m *Memory) SetStill(_ context.Context, id, power string, since time.Time, remaining time.Duration) error {
+	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.StillSince, sb.Remaining = power, since, remaining }, store.Running)
 }
 
 // SetRemaining implements Store.
@@ -177,7 +177,9 @@ func (m *Memory) SetRemaining(_ context.Context, id string, remaining time.Durat
 
 // SetAwake implements Store.
 func (m *Memory) SetAwake(_ context.Context, id string, stopAt time.Time) error {
-	return m.change(id, func(sb *store.Sandbox) { sb.Power, sb.Remaining, sb.StopAt = "", 0, stopAt }, store.Running)
+	return m.change(id, func(sb *store.Sandbox) {
+		sb.Power, sb.StillSince, sb.Remaining, sb.StopAt = "", time.Time{}, 0, stopAt
+	}, store.Running)
 }
 
 // SetIdle implements Store.

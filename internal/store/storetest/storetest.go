@@ -28,7 +28,7 @@ type Store interface {
 
 	CreateSandbox(context.Context, store.Sandbox) error
 	SetRunning(ctx context.Context, ids ...string) error
-	SetStill(ctx context.Context, id, power string, remaining time.Duration) error
+	SetStill(ctx context.Context, id, power string, since time.Time, remaining time.Duration) error
 	SetRemaining(ctx context.Context, id string, remaining time.Duration) error
 	SetAwake(ctx context.Context, id string, stopAt time.Time) error
 	SetIdle(ctx context.Context, id string, after time.Duration, toDisk bool) error
@@ -197,7 +197,7 @@ func testPower(t *testing.T, s Store) {
 		ID: "sbx_1", Org: o.ID, StopAt: start.Add(time.Minute), IdlePause: 90 * time.Second, IdleToDisk: true, ForkedFrom: "sbx_0",
 		CPUs: 2, DiskBytes: 10 << 30, Image: "/images/a.erofs",
 	})
-	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", time.Second), errs.NotFound) // it does not run yet
+	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", start, time.Second), errs.NotFound) // it does not run yet
 	wantClass(t, s.SetAwake(t.Context(), sb.ID, start), errs.NotFound)
 	wantClass(t, s.SetIdle(t.Context(), sb.ID, 0, false), errs.NotFound)
 
@@ -205,8 +205,8 @@ func testPower(t *testing.T, s Store) {
 	sb.Status = store.Running
 	checkSandbox(t, s, sb)
 	wantClass(t, s.SetRemaining(t.Context(), sb.ID, time.Second), errs.NotFound) // time passes
-	sb.Power, sb.Remaining = "paused", 1234*time.Millisecond
-	must(t, s.SetStill(t.Context(), sb.ID, sb.Power, sb.Remaining))
+	sb.Power, sb.StillSince, sb.Remaining = "paused", start.Add(time.Second), 1234*time.Millisecond
+	must(t, s.SetStill(t.Context(), sb.ID, sb.Power, sb.StillSince, sb.Remaining))
 	checkSandbox(t, s, sb)
 	sb.Remaining = time.Hour
 	must(t, s.SetRemaining(t.Context(), sb.ID, sb.Remaining))
@@ -214,7 +214,7 @@ func testPower(t *testing.T, s Store) {
 	sb.IdlePause, sb.IdleToDisk = 0, false
 	must(t, s.SetIdle(t.Context(), sb.ID, 0, false))
 	checkSandbox(t, s, sb)
-	sb.Power, sb.Remaining, sb.StopAt = "", 0, start.Add(time.Hour)
+	sb.Power, sb.StillSince, sb.Remaining, sb.StopAt = "", time.Time{}, 0, start.Add(time.Hour)
 	must(t, s.SetAwake(t.Context(), sb.ID, sb.StopAt))
 	checkSandbox(t, s, sb)
 	sb.StopAt = time.Time{} // the lifetime "session"
@@ -222,7 +222,7 @@ func testPower(t *testing.T, s Store) {
 	checkSandbox(t, s, sb)
 
 	must(t, s.SetStopping(t.Context(), sb.ID, "killed", start))
-	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", 0), errs.NotFound)
+	wantClass(t, s.SetStill(t.Context(), sb.ID, "paused", start, 0), errs.NotFound)
 }
 
 func testTogether(t *testing.T, s Store) {

@@ -4,6 +4,7 @@ package machine
 
 import (
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/atollhq/atoll/internal/cgroup"
@@ -16,6 +17,9 @@ func TestMain(m *testing.M) {
 	}
 	if dir := os.Getenv(makerVariable); dir != "" {
 		maker(dir)
+	}
+	if n, err := strconv.Atoi(os.Getenv(hogVariable)); err == nil {
+		hog(n)
 	}
 	code := m.Run()
 	closeTemplates()

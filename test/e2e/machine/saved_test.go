@@ -168,11 +168,12 @@ func saveOfAFullGuest(t *testing.T, k kind) {
 	g.write(t, "/home/app/fill.py", "import os,time\nkept=[bytes([i%255+1])*(1<<20) for i in range(512)]\nopen('/tmp/filled','w').close()\ntime.sleep(1e6)\n")
 	g.spawn(t, "python3", "/home/app/fill.py")
 	g.await(t, "test -e /tmp/filled")
+	before := copyBytes(t, m)
 	saved, err := m.(machine.Saver).Save(deadline(t), machine.SaveOptions{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("saved in %v, %d MiB", saved.StoodStill, saved.Bytes>>20)
+	t.Logf("saved in %v, %d MiB of %d", saved.StoodStill, saved.Bytes>>20, before>>20)
 	if saved.Bytes < 512<<20 {
 		t.Errorf("%d bytes were written for more than 512 MiB of random ones", saved.Bytes)
 	}
@@ -181,7 +182,22 @@ func saveOfAFullGuest(t *testing.T, k kind) {
 	}
 	m = k.restore(t, k.spec(t, card), saved)
 	goOn(t, m, 2).do(t, "pgrep -f fill.py")
+	after := copyBytes(t, m)
+	for _, bytes := range []int64{before, after} { // also where it is the saved file's
+		if bytes < 512<<20 || bytes > memoryBytes+64<<20 {
+			t.Errorf("a copy is said to take %d MiB", bytes>>20)
+		}
+	}
 	if err := m.Destroy(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func copyBytes(t *testing.T, m machine.Machine) int64 {
+	t.Helper()
+	stats, err := m.(machine.StatsReader).Stats(deadline(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stats.CopyBytes
 }

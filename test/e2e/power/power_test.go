@@ -7,13 +7,16 @@ package power
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/atollhq/atoll/api"
+	"github.com/atollhq/atoll/internal/sandbox"
 	"github.com/atollhq/atoll/test/e2e/harness"
 )
 
@@ -115,6 +118,44 @@ func restart(ctx context.Context, t *testing.T, s *harness.Server, id string) *h
 	return s.MustConnect(ctx, t, id)
 }
 
+// TestPausedTooLong: also over a restart of the server, and what was on disk is
+// gone.
+func TestPausedTooLong(t *testing.T) {
+	s := harness.New(t, "--max-paused", "5s")
+	ctx := harness.Context(t, 2*harness.TestLimit)
+	running := s.MustCreate(ctx, t, nil)
+	var ids []string
+	for _, toDisk := range []bool{false, true} {
+		c := s.MustCreate(ctx, t, map[string]any{"timeout": "10m"})
+		post[api.PauseResult](ctx, t, s, c.ID, "pause", api.PauseRequest{ToDisk: toDisk})
+		ids = append(ids, c.ID)
+	}
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		sb, err := s.Sandbox(ctx, id)
+		for ; err == nil && sb.Status == api.StatusRunning; sb, err = s.Sandbox(ctx, id) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil || sb.StopReason != api.StopPausedTooLong {
+			t.Errorf("it stopped because of %q (%v)", sb.StopReason, err)
+		}
+		for dir := s.Data.Sandbox(id).Dir; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				break
+			}
+		}
+	}
+	wantPower(ctx, t, s, running.ID, api.PowerRunning)
+	if err := ctx.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestIdlePause(t *testing.T) {
 	s := harness.New(t)
 	ctx := harness.Context(t, 2*harness.TestLimit)
@@ -135,6 +176,36 @@ func TestIdlePause(t *testing.T) {
 	wantPower(ctx, t, s, idle.ID, api.PowerSuspended)
 	wantPower(ctx, t, s, busy.ID, api.PowerRunning)
 	s.MustConnect(ctx, t, idle.ID).MustShell(ctx, t, "true")
+}
+
+// TestForkNeedsMemory: a host that has room for another sandbox, and not for
+// copies of a large one.
+func TestForkNeedsMemory(t *testing.T) {
+	s := harness.New(t)
+	ctx := harness.Context(t, 2*harness.TestLimit)
+	c := s.MustCreate(ctx, t, map[string]any{"timeout": "10m", "memory_mb": 2048})
+	c.MustShell(ctx, t, `setsid python3 -c 'import time
+kept = [bytes([i % 255 + 1]) * (1 << 20) for i in range(1500)]
+open("filled", "w").close()
+time.sleep(1e6)' >/dev/null 2>&1 &
+		until [ -e filled ]; do sleep 0.05; done`)
+	free, err := sandbox.FreeMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const left = 700 // MiB; other programs on the host have some, too
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(ctx, "--min-free-memory", strconv.FormatInt(free>>20-left, 10)); err != nil {
+		t.Fatal(err)
+	}
+	s.MustCreate(ctx, t, nil)
+	status, raw, err := s.Do(ctx, http.MethodPost, "/api/v3/sandbox/"+c.ID+"/fork", nil)
+	if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(string(raw), `"HOST_MEMORY_LOW"`) {
+		t.Errorf("status %d: %s (%v)", status, raw, err)
+	}
+	s.MustConnect(ctx, t, c.ID).MustShell(ctx, t, "pgrep -f filled")
 }
 
 func TestForks(t *testing.T) {
