@@ -138,7 +138,7 @@ func TestWaitDelay(t *testing.T) {
 	_, sb := newSandbox(t)
 	var out bytes.Buffer
 	status, err := sb.Run(t.Context(), "sh", client.SpawnOptions{
-		Args: []string{"-c", "sleep 60 & echo done"}, Stdout: &out, WaitDelay: 50 * time.Millisecond,
+		Args: []string{"-c", "sleep 60 & echo done"}, Stdout: &out, WaitDelay: 2 * time.Second, // for what is on its way
 	})
 	if err != nil || !status.Success() || out.String() != "done\n" {
 		t.Errorf("got %+v, %v, %q", status, err, out.String())

@@ -42,7 +42,7 @@ func (o opened) sayTLS(t *testing.T, text string) string {
 	}
 	conn := tls.Client(c, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true})
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(conn, text)
 	out, _ := io.ReadAll(conn)
 	return string(out)

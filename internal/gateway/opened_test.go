@@ -287,7 +287,7 @@ func (o opened) say(t *testing.T, port, text string) string {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = c.Write([]byte(text))
 	out, _ := io.ReadAll(c)
 	return string(out)
@@ -358,7 +358,7 @@ func TestOpenedTLSForAnotherName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		name := "other.test"
 		if addr == public4+":443" {
 			name = "api.test" // a secret's host, by address

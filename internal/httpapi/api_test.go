@@ -136,7 +136,7 @@ func newWorldWith(t *testing.T, change func(*world)) *world {
 	}))
 	w.url = server.URL
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := manager.Shutdown(ctx); err != nil {
 			t.Error(err)
@@ -242,7 +242,7 @@ func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
@@ -540,10 +540,17 @@ func TestBinaryMessage(t *testing.T) {
 func TestCreatorThatLeavesEarly(t *testing.T) {
 	w := newWorld(t)
 	w.launcher.Delay = time.Minute
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	h := http.Header{"Authorization": {"Bearer " + w.token}}
-	if _, _, err := websocket.Dial(ctx, w.url+"/api/v3/sandboxes/create", &websocket.DialOptions{HTTPHeader: h}); err == nil {
+	refused := make(chan error, 1)
+	go func() {
+		_, _, err := websocket.Dial(ctx, w.url+"/api/v3/sandboxes/create", &websocket.DialOptions{HTTPHeader: h})
+		refused <- err
+	}()
+	w.eventually("the start has begun", func() bool { return w.launcher.Peak() == 1 })
+	cancel()
+	if err := <-refused; err == nil {
 		t.Fatal("accepted")
 	}
 	w.eventually("the start is taken back", func() bool {

@@ -12,7 +12,7 @@ import (
 
 // TestHelloAfterAnEarlierSession: both ends skip what is left of one.
 func TestHelloAfterAnEarlierSession(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	a, b := net.Pipe()
 	left := append(frame(0, 0, 1, "half a frame, atollLN"), "atollLatollASatollLN"...)
@@ -43,7 +43,7 @@ func TestHelloAfterAnEarlierSession(t *testing.T) {
 
 // TestProbeIsRepeated: an earlier session may take the first for its own.
 func TestProbeIsRepeated(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	a, b := net.Pipe()
 	agent := make(chan error, 1)

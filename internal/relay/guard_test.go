@@ -120,14 +120,22 @@ func TestGuardIsLeft(t *testing.T) {
 }
 
 func TestClientThatLeavesWhileItWaits(t *testing.T) {
-	g := &gate{}
-	r := newRig(t, func(o *Options) {
-		guarded(g)(o)
-		o.DeadAfter = 100 * time.Millisecond
-	})
-	r.clientSends(`{"method":"stat"}`)
-	r.must(r.client.CloseNow())
-	if cause := <-r.cause; !errors.Is(cause, ErrClientLeft) {
+	var g *gate
+	leave := func(deadAfter time.Duration) error {
+		g = &gate{}
+		r := newRig(t, func(o *Options) {
+			guarded(g)(o)
+			o.DeadAfter = deadAfter
+		})
+		_ = r.client.Write(t.Context(), websocket.MessageText, []byte(`{"method":"stat"}`))
+		_ = r.client.CloseNow()
+		return <-r.cause
+	}
+	cause := ErrClientDead
+	for deadAfter := 100 * time.Millisecond; deadAfter < time.Minute && errors.Is(cause, ErrClientDead); deadAfter *= 4 {
+		cause = leave(deadAfter) // where everything is slow, it is given up before the message is read
+	}
+	if !errors.Is(cause, ErrClientLeft) {
 		t.Errorf("cause: %v", cause)
 	}
 	if g.gaveUp.Load() != 1 {

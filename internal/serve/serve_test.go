@@ -304,7 +304,7 @@ func TestURL(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	s := start(t, settings(t), &sandboxtest.Launcher{})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req, _ := http.NewRequestWithContext(ctx, "GET", s.url+"/healthz", nil)
 	resp, err := http.DefaultClient.Do(req)

@@ -63,7 +63,7 @@ func newPeer(t *testing.T, deno string) *peer {
 	t.Cleanup(func() {
 		ours.Close()
 		running.Wait()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		procs.Close(ctx)
 		p.service.Close()
@@ -141,7 +141,7 @@ func (p *peer) output(id *int64) string {
 	s := p.stream(*id)
 	select {
 	case <-s.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		p.t.Fatal("the stream does not end")
 	}
 	return string(s.data)
@@ -191,7 +191,7 @@ func finish[R any](t *testing.T, answer <-chan api.Response) (R, *api.RemoteErro
 				t.Fatalf("result %s: %v", res.Result, err)
 			}
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no answer")
 	}
 	return ok, nil

@@ -101,7 +101,7 @@ func TestWatchNotifies(t *testing.T) {
 			if note.Method != api.NotifyWatcherRestart || res.WatcherID == nil || params.WatcherID != *res.WatcherID {
 				t.Errorf("notification %s %s for watcher %v", note.Method, note.Params, res.WatcherID)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no notification")
 		}
 	}

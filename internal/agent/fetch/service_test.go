@@ -87,7 +87,7 @@ func (p *peer) send(method string, id *int, params any) {
 // next returns the first message for which want is true.
 func (p *peer) next(want func(message) bool) message {
 	p.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		select {
 		case m, ok := <-p.got:
@@ -195,7 +195,7 @@ func expectEnd(t *testing.T, ended <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the request to the server goes on")
 	}
 }

@@ -154,8 +154,8 @@ func (f *file) control(run func(fd int) error) error {
 		return err
 	}
 	var callErr error
-	if err := raw.Control(func(fd uintptr) { callErr = run(int(fd)) }); err != nil {
-		return err
+	if raw.Control(func(fd uintptr) { callErr = run(int(fd)) }) != nil {
+		return os.ErrClosed // by another call; its own error is none that others know
 	}
 	return callErr
 }

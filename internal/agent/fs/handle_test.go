@@ -214,6 +214,19 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// What another call closes in between is no resource any more, wherever the
+// first one stands.
+func TestControlOfAClosedFile(t *testing.T) {
+	s, home := newService(t)
+	put(t, home, "f", "")
+	h := newHandlesFor(t, 10)
+	f, err := h.get(openTest(t, s, h, "f", nil))
+	must(t, err)
+	must(t, f.Close())
+	err = f.control(func(int) error { return nil })
+	wantError(t, handleFailure(err, "stat"), "BadResource", "")
+}
+
 func TestClosingEndsAWaitingRead(t *testing.T) {
 	s, home := newService(t)
 	h := newHandlesFor(t, 10)

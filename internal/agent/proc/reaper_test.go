@@ -23,7 +23,7 @@ func TestReapsOrphans(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), initHelper+"=1")
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = rpctest.Patience
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -62,7 +62,7 @@ func runAsInit() int {
 }
 
 func waitUntilChildless() int {
-	for range 1000 {
+	for end := time.Now().Add(rpctest.Patience); time.Now().Before(end); {
 		if err := unix.Kill(-unix.Getpid(), 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return 1
 		}

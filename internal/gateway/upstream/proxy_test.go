@@ -49,7 +49,7 @@ func newProxy(t *testing.T, l net.Listener, shake func(c net.Conn) (asked, answe
 			}
 			work.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
 				asked, answer := shake(c)
 				p.mu.Lock()
 				p.asked = append(p.asked, asked)
@@ -145,7 +145,7 @@ func wantTunnel(t *testing.T, conn net.Conn, err error) {
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(conn, "ping")
 	if half, ok := conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 		t.Error("the connection can't be closed in one direction")

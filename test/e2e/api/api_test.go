@@ -334,14 +334,14 @@ func TestCloseCodes(t *testing.T) {
 		}
 	}
 	t.Run("timeout", func(t *testing.T) {
-		c := s.MustCreate(ctx, t, map[string]any{"stop_at_ms": time.Now().Add(1500 * time.Millisecond).UnixMilli()})
+		c, _ := s.MustCreateBrief(ctx, t, 2*time.Second)
 		wantClose(c, 1001, "sandbox timeout")
 		wantReason(c, api.StopTimeout)
 		_, err := s.Connect(ctx, c.ID)
 		harness.WantRefusal(t, err, http.StatusNotFound, "SANDBOX_STOPPED")
 	})
 	t.Run("kill", func(t *testing.T) {
-		c := s.MustCreate(ctx, t, map[string]any{"timeout": "60s"})
+		c := s.MustCreate(ctx, t, map[string]any{"timeout": "10m"})
 		second := s.MustConnect(ctx, t, c.ID)
 		if err := s.Delete(ctx, c.ID); err != nil {
 			t.Fatal(err)
@@ -453,7 +453,7 @@ func TestTenThousandTinyFiles(t *testing.T) {
 func TestExtend(t *testing.T) {
 	s := harness.New(t)
 	ctx := harness.Context(t, harness.TestLimit)
-	c := s.MustCreate(ctx, t, map[string]any{"timeout": "60s"})
+	c := s.MustCreate(ctx, t, map[string]any{"timeout": "5m"})
 	patch := func(body any) (int, int64, string) {
 		status, raw, err := s.Do(ctx, "PATCH", "/api/v3/sandbox/"+c.ID, body)
 		if err != nil {

@@ -37,7 +37,7 @@ func cli(ctx context.Context, t *testing.T, s *harness.Server, args ...string) s
 func command(ctx context.Context, s *harness.Server, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.Program("atoll"), args...)
 	cmd.Env = append(os.Environ(), s.Environ()...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = harness.Patience
 	return cmd
 }
 
@@ -61,10 +61,16 @@ func records(ctx context.Context, t *testing.T, s *harness.Server, id string) []
 // await reads the audit until it has a record of each kind that is wanted.
 func await(ctx context.Context, t *testing.T, s *harness.Server, id string, want map[string]func(api.AuditRecord) bool) {
 	t.Helper()
-	missing := ""
-	for range 20 {
+	missing := "anything"
+	var got []api.AuditRecord
+	defer func() { // also when the time is over in the middle of a reading
+		if missing != "" {
+			t.Errorf("no record of %s among %d\n%+v", missing, len(got), got[max(0, len(got)-20):])
+		}
+	}()
+	for {
+		got = records(ctx, t, s, id)
 		missing = ""
-		got := records(ctx, t, s, id)
 		for what, matches := range want {
 			if !has(got, matches) {
 				missing += what + "; "
@@ -79,7 +85,6 @@ func await(ctx context.Context, t *testing.T, s *harness.Server, id string, want
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	t.Errorf("no record of %s\n%s", missing, cli(ctx, t, s, "audit", id))
 }
 
 func has(records []api.AuditRecord, matches func(api.AuditRecord) bool) bool {
@@ -108,13 +113,14 @@ func TestAuditWhileRunningAndAfter(t *testing.T) {
 	s := harness.New(t)
 	ctx := harness.Context(t, 2*harness.TestLimit)
 	c := s.MustCreate(ctx, t, map[string]any{"timeout": "10m"})
+	began := time.Now().Truncate(time.Second)
 	c.MustShell(ctx, t, `
-		curl -sSf --max-time 20 http://`+harness.WebHost+`/hello
-		curl -sS --max-time 5 http://10.0.0.1:81/ || true
+		curl -sSf --max-time 60 http://`+harness.WebHost+`/hello
+		curl -sS --max-time 60 http://10.0.0.1:81/ || true
 		getent hosts `+harness.RebindHost+` || true`)
 	want := map[string]func(api.AuditRecord) bool{
 		"the page that was read": func(r api.AuditRecord) bool {
-			return tried(80, api.AuditAllow)(r) && r.Protocol == "tcp" && r.Sent > 50 && r.Received > 50 && r.Sandbox == c.ID && time.Since(r.Time) < time.Minute
+			return tried(80, api.AuditAllow)(r) && r.Protocol == "tcp" && r.Sent > 50 && r.Received > 50 && r.Sandbox == c.ID && !r.Time.Before(began) && !r.Time.After(time.Now())
 		},
 		"the private address":        tried(81, api.AuditRefuse),
 		"the name that leads inside": asked(harness.RebindHost),
@@ -185,7 +191,6 @@ func TestFollow(t *testing.T) {
 	in := bufio.NewReader(out)
 	for i := range 3 {
 		name := fmt.Sprintf("n%d.atoll.test", i)
-		began := time.Now()
 		c.MustShell(ctx, t, "getent hosts "+name+" || true")
 		for got := ""; got != name; { // each is asked for by two types
 			line, err := in.ReadString('\n')
@@ -194,9 +199,6 @@ func TestFollow(t *testing.T) {
 				t.Fatalf("%q: %v", line, err)
 			}
 			got = r.Name
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("heard of it after %s", took)
 		}
 	}
 	if err := s.Delete(ctx, c.ID); err != nil {
@@ -218,7 +220,7 @@ func TestPolicy(t *testing.T) {
 	id := strings.TrimSpace(cli(ctx, t, s, "create", "--allow-net", "none"))
 	c := s.MustConnect(ctx, t, id)
 	fetch := func() bool {
-		out, err := c.Shell(ctx, "curl -sS --max-time 20 http://"+harness.WebHost+"/hello")
+		out, err := c.Shell(ctx, "curl -sS --max-time 60 http://"+harness.WebHost+"/hello")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,10 +232,11 @@ func TestPolicy(t *testing.T) {
 	if out := cli(ctx, t, s, "policy", "set", id, "--allow-all"); !strings.Contains(out, "everything") || !fetch() {
 		t.Errorf("open: %s", out)
 	}
-	p, err := c.Spawn(ctx, "bash", "-c", "exec 3<>/dev/tcp/"+harness.EchoHost+"/7; echo open >&3; head -1 <&3; head -1 <&3")
+	p, err := c.Spawn(ctx, "bash", "-c", "exec 3<>/dev/tcp/"+harness.EchoHost+"/7; echo open >&3; head -1 <&3 >echoed; head -1 <&3")
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.MustShell(ctx, t, "until test -s echoed; do sleep 0.1; done")
 	await(ctx, t, s, id, map[string]func(api.AuditRecord) bool{"the page": tried(80, api.AuditAllow)})
 	if out := cli(ctx, t, s, "policy", "set", id, "--allow-net", "none", "--json"); !strings.Contains(out, `"allow_net": []`) || fetch() {
 		t.Errorf("closed again: %s", out)
@@ -254,17 +257,13 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// flood makes different records as fast as it can: refused names and
-// connections to ports where nobody is.
-const flood = `import itertools, os, socket, sys, threading, time
-
-end = time.monotonic() + float(sys.argv[1])
+// flood makes different records as fast as it can, without end: refused names
+// and connections to ports where nobody is.
+const flood = `import itertools, os, socket, threading, time
 
 def names():
     u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for n in itertools.count():
-        if time.monotonic() > end:
-            return
         labels = [("%d" % n).rjust(60, "n")] * 4
         q = b"".join(bytes([len(l)]) + l.encode() for l in labels) + b"\0\0\1\0\1"
         u.sendto(os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0" + q, ("10.87.0.1", 53))
@@ -272,8 +271,6 @@ def names():
 
 def ports():
     for p in itertools.count(1000):
-        if time.monotonic() > end:
-            return
         s = socket.socket()
         s.settimeout(5)
         s.connect_ex(("93.184.215.14", p % 60000 + 1000))
@@ -293,25 +290,40 @@ func TestFloods(t *testing.T) {
 	if err := c.Call(ctx, "writeTextFile", map[string]any{"path": "flood.py", "content": flood}, nil); err != nil {
 		t.Fatal(err)
 	}
-	c.MustShell(ctx, t, "timeout 60 python3 flood.py 10") // all is refused
-	cli(ctx, t, s, "policy", "set", c.ID, "--allow-all")
-	c.MustShell(ctx, t, "timeout 60 python3 flood.py 10; curl -sSf --max-time 20 http://"+harness.WebHost+"/hello")
-	await(ctx, t, s, c.ID, map[string]func(api.AuditRecord) bool{"the page": tried(80, api.AuditAllow)})
-	got := records(ctx, t, s, c.ID)
-	lost := 0
-	for _, r := range got {
-		if r.Kind == api.AuditLost {
-			lost += r.Count
-		}
+	flooding, err := c.Spawn(ctx, "python3", "flood.py") // all is refused
+	if err != nil {
+		t.Fatal(err)
 	}
+	await(ctx, t, s, c.ID, map[string]func(api.AuditRecord) bool{"what was lost": func(r api.AuditRecord) bool {
+		return r.Kind == api.AuditLost && r.Decision == api.AuditRefuse && r.Count > 0
+	}})
+	cli(ctx, t, s, "policy", "set", c.ID, "--allow-all")
+	awaitFile(ctx, t, s.Data.OlderAudit(c.ID)) // of what is allowed as well
+	c.MustShell(ctx, t, fmt.Sprint("kill ", flooding.PID))
+	if _, err := flooding.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// A second, for the gateway to have read the rest of it.
+	c.MustShell(ctx, t, "sleep 1; curl -sSf --max-time 60 http://"+harness.WebHost+"/hello")
+	await(ctx, t, s, c.ID, map[string]func(api.AuditRecord) bool{"the page": tried(80, api.AuditAllow)})
 	for _, path := range []string{s.Data.Audit(c.ID), s.Data.OlderAudit(c.ID)} {
 		info, err := os.Stat(path)
 		if err != nil || info.Size() == 0 || info.Size() > 1<<20 {
 			t.Errorf("%v %v", info, err)
 		}
 	}
-	if lost == 0 {
-		t.Errorf("%d records, and none is said to be lost", len(got))
+}
+
+func awaitFile(ctx context.Context, t *testing.T, path string) {
+	t.Helper()
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("there is no %s", path)
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	t.Logf("%d records, %d lost", len(got), lost)
 }

@@ -7,8 +7,8 @@ for address in (EVIL4, EVIL6):
     for port in (22, 53, 80, 443, 8443, 31337):
         talk(address, port, b"evil\r\n")`},
 	{id: "address-of-name", attack: "the real address of a host that is allowed by its name", in: listed, script: `#!
-curl -s -m 4 --resolve api.atoll.test:80:93.184.215.20 http://api.atoll.test/evil
-curl -sk -m 4 --resolve 'api.atoll.test:443:[2606:2800:21f:cb07::20]' https://api.atoll.test/evil`},
+curl -s -m 60 --resolve api.atoll.test:80:93.184.215.20 http://api.atoll.test/evil
+curl -sk -m 60 --resolve 'api.atoll.test:443:[2606:2800:21f:cb07::20]' https://api.atoll.test/evil`},
 	{id: "address-virtual", attack: "addresses that stand for names, guessed", in: listed, script: `
 import concurrent.futures
 known = {socket.gethostbyname(RAW), socket.gethostbyname(API)}
@@ -25,9 +25,9 @@ for v4 in (EVIL4, "127.0.0.1", "169.254.169.254", "10.0.0.1"):
                   b"\x20\x01" + bytes(10) + bytes(x ^ 255 for x in b), b"\0\x64\xff\x9b\0\1" + bytes(6) + b):
         talk(str(ipaddress.IPv6Address(parts)), 80, b"evil\r\n")`},
 	{id: "address-spelled", attack: "a refused IPv4 address as one number, in octal or in hexadecimal", in: listed, script: `#!
-for a in 1572394818 0x5db8d742 0135.0270.0327.0102 93.184.55106 0x5d.0xb8.0xd7.0x42; do curl -s -m 3 http://$a/evil; done
+for a in 1572394818 0x5db8d742 0135.0270.0327.0102 93.184.55106 0x5d.0xb8.0xd7.0x42; do curl -s -m 60 http://$a/evil; done
 node -e 'fetch("http://0x5db8d742/evil").catch(() => {})'
-for a in 2852039166 0xa9fea9fe 0251.0376.0251.0376; do curl -s -m 3 http://$a/evil; done; true`},
+for a in 2852039166 0xa9fea9fe 0251.0376.0251.0376; do curl -s -m 60 http://$a/evil; done; true`},
 	{id: "address-listed", attack: "a private address or the cloud's metadata, although the list names it", in: listed, script: `
 for address in ("169.254.169.254", "10.0.0.1", "10.87.0.1"):
     talk(address, 80, b"GET /evil HTTP/1.0\r\n\r\n")`, blunt: "refused in every mode"},

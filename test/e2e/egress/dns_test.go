@@ -57,14 +57,14 @@ for server, name in (("1.1.1.1", "evil.dns"), ("8.8.8.8", None), ("9.9.9.9", API
     except OSError as e:
         print(e)`},
 	{id: "dns-resolver-https", attack: "another resolver, over HTTPS", in: listed, script: `#!
-curl -sk -m 4 'https://1.1.1.1/dns-query?name=evil.test&type=TXT'
-curl -sk -m 4 --doh-insecure --doh-url https://8.8.8.8/dns-query http://evil.atoll.test/
-curl -sk -m 4 --doh-insecure --doh-url https://evil.atoll.test/dns-query http://evil.atoll.test/
-curl -sk -m 4 --connect-to ::api.atoll.test:443 'https://evil.dns/dns-query?name=evil.test'`},
+curl -sk -m 60 'https://1.1.1.1/dns-query?name=evil.test&type=TXT'
+curl -sk -m 60 --doh-insecure --doh-url https://8.8.8.8/dns-query http://evil.atoll.test/
+curl -sk -m 60 --doh-insecure --doh-url https://evil.atoll.test/dns-query http://evil.atoll.test/
+curl -sk -m 60 --connect-to ::api.atoll.test:443 'https://evil.dns/dns-query?name=evil.test'`},
 	{id: "rebinding", attack: "an allowed name whose addresses are the host's, private, or good and bad ones", in: listed, script: `#!
-curl -s -m 4 http://rebind.atoll.test/evil; curl -s -m 4 http://private.atoll.test/evil
-curl -s -m 4 http://mixed.atoll.test/mixed`, arrives: []string{"api GET mixed.atoll.test/mixed"}, blunt: "refused in every mode"},
+curl -s -m 60 http://rebind.atoll.test/evil; curl -s -m 60 http://private.atoll.test/evil
+curl -s -m 60 http://mixed.atoll.test/mixed`, arrives: []string{"api GET mixed.atoll.test/mixed"}, blunt: "refused in every mode"},
 	{id: "rebinding-late", attack: "an allowed name whose address turns bad after it was first used", in: listed, script: `#!
 # Answers are held for five seconds at least.
-curl -s -m 4 http://flip.atoll.test/1; sleep 5.5; curl -s -m 4 http://flip.atoll.test/2`, arrives: []string{"api GET flip.atoll.test/1"}, blunt: "refused in every mode"},
+curl -s -m 60 http://flip.atoll.test/1; sleep 5.5; curl -s -m 60 http://flip.atoll.test/2`, arrives: []string{"api GET flip.atoll.test/1"}, blunt: "refused in every mode"},
 }

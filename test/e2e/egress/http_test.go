@@ -3,15 +3,15 @@ package egress
 // What plain HTTP says about its host, and where a request ends.
 var httpRows = []evasion{
 	{id: "host-other", attack: "a Host that names a refused host, over a connection to an allowed one", in: listed, script: `#!
-curl -s -m 5 -H 'Host: evil.atoll.test' http://raw.atoll.test/
-timeout 10 node -e 'require("http").get({host: "raw.atoll.test", headers: {Host: "evil.atoll.test"}}).on("error", () => {}).on("response", (r) => r.resume())'
-curl -s -m 5 http://raw.atoll.test/fine`, arrives: []string{"GET /fine"}},
+curl -s -m 60 -H 'Host: evil.atoll.test' http://raw.atoll.test/
+timeout 60 node -e 'require("http").get({host: "raw.atoll.test", headers: {Host: "evil.atoll.test"}}).on("error", () => {}).on("response", (r) => r.resume())'
+curl -s -m 60 http://raw.atoll.test/fine`, arrives: []string{"GET /fine"}},
 	{id: "host-absolute", attack: "a refused host in the request's target", in: listed, script: `
 for target in ("http://evil.atoll.test/", "HTTP://EVIL.atoll.test/", "http://raw.atoll.test@evil.atoll.test/", "http://evil.atoll.test:80/", "//evil.atoll.test/", "https://evil.atoll.test/"):
     talk(RAW, 80, http("GET " + target + " HTTP/1.1", "Host: raw.atoll.test" if target[0] != "/" else "Host: evil.atoll.test"))`},
 	{id: "host-connect", attack: "an allowed host used as a proxy, with CONNECT", in: listed, script: `#!
-curl -s -m 5 -p -x http://raw.atoll.test:80 https://evil.atoll.test/
-curl -s -m 5 -x http://raw.atoll.test:80 http://evil.atoll.test/`},
+curl -s -m 60 -p -x http://raw.atoll.test:80 https://evil.atoll.test/
+curl -s -m 60 -x http://raw.atoll.test:80 http://evil.atoll.test/`},
 	{id: "host-second", attack: "a refused Host in the second request of a connection", in: listed, script: `
 s = tcp(RAW, 80)
 say(s, http("GET /first HTTP/1.1", "Host: raw.atoll.test"))
@@ -119,17 +119,17 @@ talk(RAW, 80, p[:14], p[14:20], p[20:], pause=0.6)`},
 // Inside of TLS, where it is opened.
 var insideRows = []evasion{
 	{id: "front-host", attack: "a Host inside of TLS that names another customer of the server (domain fronting)", in: strict, script: `#!
-curl -sk -m 5 --http1.1 -H 'Host: tenant.atoll.test' https://api.atoll.test/
-curl -sk -m 5 --http1.1 https://api.atoll.test/fine`, never: "tenant", open: "GET tenant", arrives: []string{"api GET api.atoll.test/fine"}},
+curl -sk -m 60 --http1.1 -H 'Host: tenant.atoll.test' https://api.atoll.test/
+curl -sk -m 60 --http1.1 https://api.atoll.test/fine`, never: "tenant", open: "GET tenant", arrives: []string{"api GET api.atoll.test/fine"}},
 	{id: "front-authority", attack: "an authority inside of TLS that names another customer of the server", in: strict, script: `#!
-curl -sk -m 5 --http2 -H 'Host: tenant.atoll.test' https://api.atoll.test/`, never: "tenant", open: "GET tenant"},
+curl -sk -m 60 --http2 -H 'Host: tenant.atoll.test' https://api.atoll.test/`, never: "tenant", open: "GET tenant"},
 	{id: "front-second", attack: "another customer's name in the second request of a connection", in: strict, script: `
 s = tls(tcp(API, 443), API)
 for path, host in (("/first", API), ("/second", TENANT)):
     say(s, http("GET " + path + " HTTP/1.1", "Host: " + host))
     print(hear(s)[:300])`, never: "tenant", open: "GET tenant.atoll.test/second", arrives: []string{"api GET api.atoll.test/first"}},
 	{id: "coalescing", attack: "another name of the same certificate on an open HTTP/2 connection (coalescing)", in: strict, script: `#!
-timeout 15 node -e '
+timeout 60 node -e '
 const s = require("http2").connect("https://api.atoll.test", {rejectUnauthorized: false});
 const get = (path, authority) => new Promise((done) => {
   const r = s.request({":path": path, ":authority": authority});

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -73,13 +74,20 @@ func (s *scanner) find(r io.Reader) (found []string, err error) {
 	}
 }
 
-// findIn is find for all files below a directory.
+// findIn is find for all files below a directory, without those that go
+// meanwhile.
 func (s *scanner) findIn(dir string) (found []string, files int, err error) {
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}

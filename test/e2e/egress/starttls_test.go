@@ -4,11 +4,11 @@ package egress
 var startRows = []evasion{
 	{id: "starttls-smtp", attack: "STARTTLS to an allowed mail server, with a refused name in its hello", in: listed, script: `#!
 for name in mail.atoll.test evil.atoll.test; do
-  (sleep 0.3; echo QUIT) | timeout 5 openssl s_client -starttls smtp -connect mail.atoll.test:587 -servername $name >/dev/null 2>&1
+  (sleep 0.3; echo QUIT) | timeout 60 openssl s_client -starttls smtp -connect mail.atoll.test:587 -servername $name >/dev/null 2>&1
 done; true`, arrives: []string{"mail hello mail.atoll.test"}, open: "mail hello evil"},
 	{id: "starttls-postgres", attack: "PostgreSQL's request for TLS, with a refused name in the hello", in: listed, script: `#!
 for name in db.atoll.test evil.atoll.test; do
-  (sleep 0.3; echo Q) | timeout 5 openssl s_client -starttls postgres -connect db.atoll.test:5432 -servername $name >/dev/null 2>&1
+  (sleep 0.3; echo Q) | timeout 60 openssl s_client -starttls postgres -connect db.atoll.test:5432 -servername $name >/dev/null 2>&1
 done; true`, arrives: []string{"db hello db.atoll.test"}, open: "db hello evil"},
 	{id: "starttls-imap", attack: "the same in other protocols, the hello in pieces", in: listed, script: `
 h = records(hello(EVIL, extension(0x1234, b"....the tail")), 100)

@@ -41,7 +41,7 @@ for f in [ask, pour] * 3:
 func TestSecretsInUseWhenTheSandboxStops(t *testing.T) {
 	t.Parallel()
 	l := newLane(t)
-	ctx := harness.Context(t, harness.TestLimit)
+	ctx := harness.Context(t, 3*harness.TestLimit)
 	before, err := l.Count(ctx)
 	if err != nil {
 		t.Fatal(err)

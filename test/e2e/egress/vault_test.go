@@ -132,6 +132,7 @@ func (l *lane) use(ctx context.Context, t *testing.T, s *safe, u use) {
 	mark := l.Internet.Mark()
 	out := l.play(ctx, t, l.conns[u.in], u.script, false)
 	l.settle(ctx, t, l.conns[u.in])
+	l.arrivalsWith(ctx, mark, func([]string) bool { return arrived(l.items(mark), s, u.arrives) })
 	said, seen := out.Stdout+out.Stderr, l.items(mark)
 	for name, value := range s.values {
 		for _, form := range spellings(value) {
@@ -142,7 +143,7 @@ func (l *lane) use(ctx context.Context, t *testing.T, s *safe, u use) {
 		l.staysHome(t, mark, value)
 	}
 	for _, want := range u.arrives {
-		if !slices.ContainsFunc(seen, func(item string) bool { return holds(item, s, want) }) {
+		if !arrived(seen, s, []string{want}) {
 			t.Errorf("nothing arrived with %q", s.fill(want))
 		}
 	}
@@ -181,6 +182,16 @@ func (l *lane) items(since harness.Mark) []string {
 		}
 	}
 	return out
+}
+
+// arrived reports whether there is an item for each of the texts.
+func arrived(items []string, s *safe, all []string) bool {
+	for _, want := range all {
+		if !slices.ContainsFunc(items, func(item string) bool { return holds(item, s, want) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // holds reports whether an item has all parts of a text.

@@ -21,16 +21,19 @@ const ValueHeader = "X-Value"
 //
 //	/reflect?as=…   the value of ValueHeader in some encoding, see reflect
 //	/notes/…        PUT and GET of any text
+//	/events?of=…    events with the value, the next one after a request to /heard?of=…
 //	/to?u=…         a redirect; /away and /away-tls lead to the evil host
 //	/ws             sends every message back
 //	/grpc           sends the body back, with a trailer, as gRPC does
 //
 // and all others answer "ok".
 func (n *Internet) apiHandler() http.Handler {
-	mux := http.NewServeMux()
+	mux, feeds := http.NewServeMux(), new(feeds)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok\n") })
 	mux.HandleFunc("/reflect", reflect)
 	mux.HandleFunc("/notes/", new(notes).serve)
+	mux.HandleFunc("/events", feeds.events)
+	mux.HandleFunc("/heard", feeds.hear)
 	mux.HandleFunc("/to", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, r.FormValue("u"), http.StatusTemporaryRedirect)
 	})

@@ -4,6 +4,7 @@ package harness
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ type Census struct {
 	Groups     []string       // control groups of its sandboxes
 	Mounts     []string       // on the host, below its directory
 	Files      []string       // of sandboxes, below its data directory
-	FDs        int            // of the daemon
+	FDs        int            // of the daemon, without those of its database
 	Goroutines int            // of the daemon
 	HeapBytes  int            // of the daemon, alive at its last collection
 }
@@ -98,16 +99,28 @@ func (s *Server) Count(ctx context.Context) (Census, error) {
 	delete(spaces, host)
 	c.Namespaces = len(spaces)
 	c.Groups, c.Mounts, c.Files = s.groups(), s.mounts(), s.files()
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID()))
-	if err != nil {
+	var err error
+	if c.FDs, err = s.fds(); err != nil {
 		return c, err
 	}
-	c.FDs = len(fds)
 	metrics, err := s.Metrics(ctx)
 	// The collector runs again when the heap has doubled. What is in use says
 	// less: garbage counts, and an idle program does not collect it.
 	c.Goroutines, c.HeapBytes = int(metrics["go_goroutines"]), int(metrics["go_memstats_next_gc_bytes"])/2
 	return c, err
+}
+
+// fds counts the daemon's open files. Those of the database are as many as
+// there were calls at once, up to a limit.
+func (s *Server) fds() (n int, err error) {
+	dir := fmt.Sprintf("/proc/%d/fd", s.PID())
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && !strings.HasPrefix(to, s.Data.Database()) {
+			n++
+		}
+	}
+	return n, err
 }
 
 // groups are the control groups of sandboxes that were created here, and of
@@ -160,7 +173,7 @@ func (s *Server) Metrics(ctx context.Context) (map[string]float64, error) {
 }
 
 // Slack is by how much the daemon may differ after many sandboxes: connections
-// that are kept alive, workers of the database and the runtime.
+// that are kept alive, workers of the runtime.
 type Slack struct{ FDs, Goroutines, HeapBytes int }
 
 // Compare says what a census shows beyond another; empty is nothing. Less is
@@ -197,12 +210,13 @@ func Compare(before, after Census, slack Slack) string {
 // a sandbox goes on after its end was announced, in other processes: there is
 // nothing to wait on.
 func (s *Server) AwaitCensus(ctx context.Context, before Census, slack Slack) error {
+	diff := ""
 	for {
 		now, err := s.Count(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; before that: %s", err, cmp.Or(diff, "nothing"))
 		}
-		diff := Compare(before, now, slack)
+		diff = Compare(before, now, slack)
 		if diff == "" {
 			return nil
 		}

@@ -34,7 +34,7 @@ type Internet struct {
 	done                  sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
-	trapped []string
+	trapped []*string
 	seen    []string
 }
 
@@ -128,12 +128,11 @@ func (n *Internet) serve(h http.Handler, t *tls.Config) *httptest.Server {
 }
 
 func (n *Internet) listenEcho() (err error) {
-	if n.echo, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+	s := &sink{}
+	if err := s.listen(); err != nil {
 		return err
 	}
-	if n.echoUDP, err = net.ListenPacket("udp4", n.echo.Addr().String()); err != nil {
-		return err
-	}
+	n.echo, n.echoUDP = s.tcp, s.udp
 	n.closers = append(n.closers, n.echo, n.echoUDP)
 	n.accept(n.echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	n.done.Go(func() {
@@ -157,15 +156,25 @@ func (n *Internet) listenTrap() (err error) {
 	}
 	n.closers = append(n.closers, n.trap)
 	n.accept(n.trap, func(c net.Conn) {
-		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_ = c.SetDeadline(time.Now().Add(sinkIdle))
+		said := n.trapOne()
 		buf := make([]byte, 256)
 		size, _ := c.Read(buf)
 		n.mu.Lock()
-		n.trapped = append(n.trapped, string(buf[:size]))
+		*said = string(buf[:size])
 		n.mu.Unlock()
 		_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\n\r\ntrapped\n")
 	})
 	return nil
+}
+
+// trapOne notes that somebody has come, before anything is said.
+func (n *Internet) trapOne() (said *string) {
+	said = new(string)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.trapped = append(n.trapped, said)
+	return said
 }
 
 func (n *Internet) accept(l net.Listener, handle func(net.Conn)) {
@@ -183,11 +192,15 @@ func (n *Internet) accept(l net.Listener, handle func(net.Conn)) {
 	})
 }
 
-// Trapped returns what arrived at the forbidden addresses since the start.
-func (n *Internet) Trapped() []string {
+// Trapped returns what arrived at the forbidden addresses since the start: an
+// empty text for a connection that has said nothing yet.
+func (n *Internet) Trapped() (out []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return append([]string(nil), n.trapped...)
+	for _, said := range n.trapped {
+		out = append(out, *said)
+	}
+	return out
 }
 
 // Forget forgets what was trapped, for tests that opened the trap.

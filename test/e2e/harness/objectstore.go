@@ -29,7 +29,8 @@ type ObjectStore struct {
 	KeyID, Secret, Token string // Token is empty for keys that last
 	Now                  func() time.Time
 
-	mu       sync.Mutex // guards the fields below
+	serving  sync.RWMutex // held for reading by each request
+	mu       sync.Mutex   // guards the fields below
 	objects  map[string][]byte
 	requests []ObjectRequest
 }
@@ -50,8 +51,11 @@ func NewObjectStore(keyID, secret, token string) *ObjectStore {
 	return &ObjectStore{KeyID: keyID, Secret: secret, Token: token, Now: time.Now, objects: map[string][]byte{}}
 }
 
-// Requests returns what arrived since the start.
+// Requests returns what arrived since the start. It waits for requests that
+// are being answered: a client may have its answer before they are noted.
 func (s *ObjectStore) Requests() []ObjectRequest {
+	s.serving.Lock()
+	defer s.serving.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.requests)
@@ -89,6 +93,8 @@ func badRequest(code, format string, args ...any) error {
 }
 
 func (s *ObjectStore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.serving.RLock()
+	defer s.serving.RUnlock()
 	got := ObjectRequest{Method: r.Method, Target: r.RequestURI, Header: r.Header.Clone(), Status: http.StatusOK}
 	v := &verifier{store: s, r: r, got: &got}
 	body, err := v.verify()

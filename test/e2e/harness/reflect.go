@@ -60,11 +60,6 @@ func reflect(w http.ResponseWriter, r *http.Request) {
 	case "sse":
 		head.Set("Content-Type", "text/event-stream")
 		pieces(w, "data: "+value+"\n\ndata: done\n\n", 5, time.Millisecond)
-	case "events":
-		head.Set("Content-Type", "text/event-stream")
-		for range 3 { // a second apart
-			pieces(w, "data: "+value+"\n\n", 1<<10, time.Second)
-		}
 	case "error":
 		http.Error(w, "bad key "+value, http.StatusUnauthorized)
 	default:

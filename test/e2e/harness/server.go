@@ -262,10 +262,7 @@ func (s *Server) signal(sig syscall.Signal) error {
 // Close ends the daemon and everything that it started. The server's
 // directory with its logs stays if ATOLL_TEST_KEEP is set.
 func (s *Server) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	err := s.killAll(ctx)
-	err = errors.Join(err, s.Terminate(), s.sweep(ctx), s.leaveTemplates())
+	err := errors.Join(patiently(s.killAll), s.Terminate(), patiently(s.sweep), s.leaveTemplates())
 	if s.Internet != nil {
 		s.Internet.Close()
 	}
@@ -276,6 +273,13 @@ func (s *Server) Close() error {
 		return errors.Join(err, os.WriteFile(filepath.Join(s.Dir, keepFile), nil, 0o600), s.owner.Close())
 	}
 	return errors.Join(err, os.RemoveAll(s.Dir), s.owner.Close())
+}
+
+// patiently gives one step its time.
+func patiently(step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	return step(ctx)
 }
 
 // killAll asks the daemon, if there is one, to end its sandboxes.
@@ -294,7 +298,7 @@ func (s *Server) killAll(ctx context.Context) error {
 	list, err := s.List(ctx)
 	for _, sb := range list {
 		if sb.Status == api.StatusRunning {
-			err = errors.Join(err, s.Delete(ctx, sb.ID))
+			err = errors.Join(err, patiently(func(ctx context.Context) error { return s.Delete(ctx, sb.ID) }))
 		}
 	}
 	return err

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	sinkIdle   = 5 * time.Second
+	sinkIdle   = time.Minute
 	maxSunk    = 256 << 10 // bytes of a connection that are kept
 	recordType = 0x16      // the first byte of TLS
 )

@@ -5,6 +5,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -62,6 +63,24 @@ func (s *Server) MustCreate(ctx context.Context, t testing.TB, config map[string
 	}
 	t.Cleanup(c.Vanish)
 	return c
+}
+
+// MustCreateBrief creates a sandbox that ends by itself: after the lifetime, in
+// whole seconds, or twice as much for each time that it was over before the
+// sandbox had started. It returns the lifetime as well.
+func (s *Server) MustCreateBrief(ctx context.Context, t testing.TB, lifetime time.Duration) (*Conn, time.Duration) {
+	t.Helper()
+	for ; ; lifetime *= 2 {
+		c, err := s.Create(ctx, map[string]any{"timeout": fmt.Sprintf("%ds", int(lifetime.Seconds()))})
+		if r, ok := errors.AsType[*Refusal](err); ok && r.Code == "SANDBOX_STOPPED" {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("create sandbox: %v", err)
+		}
+		t.Cleanup(c.Vanish)
+		return c, lifetime
+	}
 }
 
 // MustConnect is Connect for tests.

@@ -19,7 +19,13 @@ import (
 	"github.com/atollhq/atoll/test/e2e/harness"
 )
 
+// TestMain gives more time where microVMs are emulated: ATOLL_TEST_SLOWNESS is
+// of runs in which all machines are.
 func TestMain(m *testing.M) {
+	if _, slow := microvm.Accelerate(); slow != nil {
+		harness.Patience *= 5
+		harness.TestLimit *= 5
+	}
 	code := m.Run()
 	cgroup.RemoveParent() // the trial has no server that would
 	os.Exit(code)

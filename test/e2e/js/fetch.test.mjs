@@ -50,7 +50,7 @@ test("HTTPS with the operator's root", LIMIT, async () => {
 
 test("what can't be reached fails as fetch fails", LIMIT, async () => {
   for (const url of ["http://missing.atoll.test/", "http://127.0.0.1:1/", "http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", `http://${WEB}:81/`]) {
-    await assert.rejects(within(20_000, sandbox().fetch(url), url), TypeError, url);
+    await assert.rejects(within(sandbox().fetch(url), url), TypeError, url);
   }
 });
 
@@ -58,7 +58,7 @@ test("abort", LIMIT, async () => {
   const abort = new AbortController();
   const hanging = sandbox().fetch(`${web}/hang`, { signal: abort.signal });
   setTimeout(() => abort.abort(), 100);
-  await assert.rejects(within(10_000, hanging, "the abort"), (e) => !/took longer/.test(e.message));
+  await assert.rejects(within(hanging, "the abort"), (e) => !/took longer/.test(e.message));
 });
 
 test("a body that is not read to its end", LIMIT, async () => {

@@ -106,5 +106,5 @@ test("handles belong to their connection and are freed with it", LIMIT, async ()
   const open = async () => Number((await bash(sandbox(), "sudo sh -c 'ls -l /proc/[0-9]*/fd' 2>/dev/null | grep -c /etc/passwd")).stdout);
   assert.ok(await open() >= 20, "the handles are open in the guest");
   await second.close();
-  await until(async () => await open() === 0, 15_000, "closing the handles of a gone client");
+  await until(async () => await open() === 0, "closing the handles of a gone client");
 });

@@ -33,17 +33,17 @@ const clients = {
     return (await p.output()).stdoutText;
   },
   "sandbox.sh": (sandbox, url, name) => sandbox.sh`sh -c ${curling(url, name)}`.noThrow().text(),
-  node: script((url, name) => `timeout 15 node -e '
+  node: script((url, name) => `timeout 60 node -e '
     fetch("${url}", {headers: {authorization: "Bearer " + process.env.${name}}}).then(async (r) => console.log(await r.text(), r.status), (e) => console.log(e.cause.message))'`),
-  python: script((url, name) => `timeout 15 python3 -c '
+  python: script((url, name) => `timeout 60 python3 -c '
 import os, urllib.request as u
-r = u.urlopen(u.Request("${url}", headers={"Authorization": "Bearer " + os.environ["${name}"]}), timeout=10); print(r.read().decode(), r.status)'`),
+r = u.urlopen(u.Request("${url}", headers={"Authorization": "Bearer " + os.environ["${name}"]}), timeout=60); print(r.read().decode(), r.status)'`),
   curl: script(curling),
-  git: script((url, name) => `GIT_TERMINAL_PROMPT=0 timeout 15 git -c http.extraHeader="Authorization: Bearer $${name}" ls-remote ${url}`),
+  git: script((url, name) => `GIT_TERMINAL_PROMPT=0 timeout 60 git -c http.extraHeader="Authorization: Bearer $${name}" ls-remote ${url}`),
 };
 
 function curling(url, name) {
-  return `curl -sS -m 10 -w " %{http_code}" -H "Authorization: Bearer $${name}" ${url}`;
+  return `curl -sS -m 60 -w " %{http_code}" -H "Authorization: Bearer $${name}" ${url}`;
 }
 
 const denoFetch = (url, name) =>
@@ -66,7 +66,7 @@ async function ask(method, path, body) {
   return { status: res.status, text: await res.text() };
 }
 
-const curl = async (sandbox, ...args) => await bash(sandbox, `curl -sS -m 10 ${args.join(" ")}`);
+const curl = async (sandbox, ...args) => await bash(sandbox, `curl -sS -m 60 ${args.join(" ")}`);
 
 describe("allowNet", LONG, () => {
   const sandbox = shared({ allowNet: [API, `${WEB}:80`, "*.wild.atoll.test", "93.184.215.14/31:80", "[2606:2800:21f:cb07::20]:80"], env: { NONE: "x" } });
@@ -84,7 +84,7 @@ describe("allowNet", LONG, () => {
   }
 
   test("wildcards, ports, ranges and addresses", LIMIT, async () => {
-    const port = (host, number) => `timeout 5 bash -c 'exec 3<>/dev/tcp/${host}/${number}' 2>/dev/null && echo -n y || echo -n n`;
+    const port = (host, number) => `timeout 60 bash -c 'exec 3<>/dev/tcp/${host}/${number}' 2>/dev/null && echo -n y || echo -n n`;
     const { stdout } = await bash(sandbox(), [
       [WEB, 80], [WEB, 443], // an entry with a port
       ["a.wild.atoll.test", 80], ["a.b.wild.atoll.test", 9999], ["wild.atoll.test", 80], ["badwild.atoll.test", 80], // a star
@@ -95,12 +95,11 @@ describe("allowNet", LONG, () => {
     assert.match((await curl(sandbox(), "http://93.184.215.14/hello")).stdout, /hello from outside/);
   });
 
-  test("a refused host is refused at once, and the audit says why", LIMIT, async () => {
-    const began = Date.now();
+  test("a refused host is refused, not kept waiting, and the audit says why", LIMIT, async () => {
+    assert.match((await bash(sandbox(), `dig ${EVIL}`)).stdout, /status: REFUSED/);
     const { code, stderr } = await curl(sandbox(), `http://${EVIL}/`);
     assert.notEqual(code, 0);
     assert.match(stderr, /Could not resolve host/);
-    assert.ok(Date.now() - began < 5_000);
     const record = await until(async () => (await audit(sandbox())).find((r) => r.name === EVIL && r.decision === "refuse"));
     assert.match(record.rule, /allow-list/);
   });
@@ -212,21 +211,20 @@ describe("secrets", LONG, () => {
   });
 
   test("server-sent events come as they are sent", LIMIT, async () => {
-    // Deno, Node and Python print how many milliseconds after the first event the second came.
-    const events = `https://${API}/reflect?as=events`;
-    const js = (key) => `
-      const r = await fetch("${events}", {headers: {"x-value": ${key}}}), at = [];
-      for await (const part of r.body) at.push([performance.now(), new TextDecoder().decode(part)]);
-      console.log(JSON.stringify([at.length, Math.round(at[1][0] - at[0][0]), at[0][1]]));`;
+    // The next one is sent when the program says that it has the last one.
+    const js = (key, of) => `
+      const r = await fetch("https://${API}/events?of=${of}", {headers: {"x-value": ${key}}}), decoder = new TextDecoder();
+      let text = "", heard = 0;
+      for await (const part of r.body) {
+        text += decoder.decode(part);
+        for (; heard < text.split("\\n\\n").length - 1; heard++) await (await fetch("https://${API}/heard?of=${of}")).text();
+      }
+      console.log(text);`;
     const said = await Promise.all([
-      bash(sandbox(), `timeout 20 deno eval '${js(`Deno.env.get("KEY")`)}'`),
-      bash(sandbox(), `timeout 20 node --input-type=module -e '${js("process.env.KEY")}'`),
+      bash(sandbox(), `timeout 60 deno eval '${js(`Deno.env.get("KEY")`, unique())}'`),
+      bash(sandbox(), `timeout 60 node --input-type=module -e '${js("process.env.KEY", unique())}'`),
     ]);
-    for (const { stdout, stderr } of said) {
-      const [parts, later, first] = JSON.parse(stdout || assert.fail(stderr));
-      assert.equal(first, `data: ${holes.KEY}\n\n`);
-      assert.ok(parts === 3 && later > 500 && later < 3_000, `${parts} parts, the second after ${later} ms`);
-    }
+    for (const { stdout, stderr } of said) assert.equal(stdout, `data: ${holes.KEY}\n\n`.repeat(3) + "\n", stderr);
   });
 
   test("WebSocket text from Deno and Node", LIMIT, async () => {
@@ -234,7 +232,7 @@ describe("secrets", LONG, () => {
       const ws = new WebSocket("wss://${API}/ws");
       ws.onopen = () => ws.send("from ${key} " + ${key}); ws.onmessage = (m) => { console.log(m.data); ws.close(); }; ws.onerror = (e) => console.log("error", e.message);`;
     for (const [run, key] of [["deno eval", "Deno.env.get(`KEY`)"], ["node -e", "process.env.KEY"]]) {
-      const { stdout, stderr } = await bash(sandbox(), `timeout 20 ${run} '${talk(key)}'`);
+      const { stdout, stderr } = await bash(sandbox(), `timeout 60 ${run} '${talk(key)}'`);
       assert.equal(stdout, `from ${key} ${holes.KEY}\n`, stderr);
       assert.ok((await upstream("reached?at=api")).includes(`message ${JSON.stringify(`from ${key} ${values.KEY}`)}`), key);
     }
@@ -299,7 +297,7 @@ describe("secrets", LONG, () => {
   });
 });
 
-test("sandboxes one after the other each trust their own gateway", LIMIT, async () => {
+test("sandboxes one after the other each trust their own gateway", LONG, async () => {
   for (let i = 0; i < 4; i++) {
     const value = unique() + unique(), mark = unique();
     await use({ secrets: { KEY: { hosts: [API], value } } }, async (sandbox) => {
@@ -314,7 +312,7 @@ test("what is refused at create, and how", LIMIT, async () => {
   const value = "hunter2-" + unique();
   const secret = (more) => ({ secrets: { KEY: { hosts: [API], value, ...more } } });
   const refused = (options, code, field) =>
-    assert.rejects(within(10_000, Sandbox.create(options)), (err) => {
+    assert.rejects(within(Sandbox.create(options)), (err) => {
       assert.ok(err instanceof ConnectionEstablishmentError, String(err));
       assert.deepEqual([err.status, err.code], [400, code], err.message);
       assert.ok(err.message.includes(field), `${field} is not in ${err.message}`);

@@ -22,10 +22,13 @@ export async function upstream(question) {
 export const SLOWNESS = Number(process.env.ATOLL_TEST_SLOWNESS ?? 1);
 
 /** Time for one test, in milliseconds. */
-export const LIMIT = { timeout: 30_000 * SLOWNESS };
+export const LIMIT = { timeout: 60_000 * SLOWNESS };
 
 /** Time for a test that takes long, or for several, in milliseconds. */
-export const LONG = { timeout: 120_000 * SLOWNESS };
+export const LONG = { timeout: 600_000 * SLOWNESS };
+
+/** Time for one thing that a test waits for, in milliseconds. */
+const PATIENCE = 45_000 * SLOWNESS;
 
 /** Makes one sandbox for all tests of a file. Returns a getter. */
 export function shared(options) {
@@ -68,12 +71,11 @@ export async function use(options, fn) {
   }
 }
 
-/** Fails after ms (usually) unless the promise settles before. */
-export async function within(ms, promise, what = "the operation") {
-  ms *= SLOWNESS;
+/** Fails if the promise never settles. */
+export async function within(promise, what = "the operation") {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took longer than ${ms} ms`)), ms);
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${PATIENCE} ms`)), PATIENCE);
   });
   try {
     return await Promise.race([promise, late]);
@@ -83,14 +85,13 @@ export async function within(ms, promise, what = "the operation") {
 }
 
 /** Waits until probe returns something true: for states of other machines. */
-export async function until(probe, ms = 15_000, what = "the condition") {
-  ms *= SLOWNESS;
-  for (const end = Date.now() + ms; Date.now() < end;) {
+export async function until(probe, what = "the condition") {
+  for (const end = Date.now() + PATIENCE; Date.now() < end;) {
     const value = await probe();
     if (value) return value;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  throw new Error(`${what} did not come true within ${ms} ms`);
+  throw new Error(`${what} did not come true within ${PATIENCE} ms`);
 }
 
 /** All bytes of a stream. */

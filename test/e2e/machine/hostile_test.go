@@ -176,7 +176,7 @@ func (v *vm) attacked() string {
 	answered := make(chan error, 1)
 	go func() {
 		err := v.tryCall("spawn", api.SpawnParams{
-			Command: "sudo", Args: []string{"sh", "-c", "timeout -k 1 20 python3 /home/app/attack.py > /home/app/said 2>&1"},
+			Command: "sudo", Args: []string{"sh", "-c", "timeout -k 1 120 python3 /home/app/attack.py > /home/app/said 2>&1"},
 			ProcessOptions: api.ProcessOptions{Stdout: "null", Stderr: "null"},
 		}, &p)
 		if err == nil {

@@ -34,6 +34,7 @@ func TestEachMachineIsItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = saved.Close() }()
+	parent.late += saved.StoodStill // nobody has told it the time since
 	machines := map[string]*vm{
 		"parent": parent, "stranger": stranger, "child": becomeVM(t, parent, saved), "other child": becomeVM(t, parent, saved),
 	}

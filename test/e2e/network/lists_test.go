@@ -41,7 +41,7 @@ func TestCeiling(t *testing.T) {
 	s := harness.New(t, "--net-ceiling", harness.WebHost+",*.wild.atoll.test")
 	ctx := harness.Context(t, 2*harness.TestLimit)
 	c := s.MustCreate(ctx, t, nil)
-	if got := c.MustShell(ctx, t, "curl -sS --max-time 20 http://"+harness.WebHost+"/hello"); got != "hello from outside\n" {
+	if got := c.MustShell(ctx, t, "curl -sS --max-time 60 http://"+harness.WebHost+"/hello"); got != "hello from outside\n" {
 		t.Errorf("within the ceiling: %q", got)
 	}
 	mark := s.Internet.Mark()

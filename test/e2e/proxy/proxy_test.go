@@ -63,7 +63,7 @@ func setup(t *testing.T, scheme string) (context.Context, *harness.Server, *harn
 	s := harness.New(t, "--host-overrides", file, "--resolvers", n.resolver.LocalAddr().String(),
 		"--net-proxy", scheme+"://me:"+password+"@"+n.proxy.Addr().String())
 	n.leadTo(t, s.Internet.Overrides())
-	ctx := harness.Context(t, harness.TestLimit)
+	ctx := harness.Context(t, 3*harness.TestLimit)
 	return ctx, s, s.MustCreate(ctx, t, nil), n
 }
 
@@ -76,7 +76,7 @@ func TestProxy(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			ctx, s, c, n := setup(t, scheme)
 			for _, url := range []string{"https://" + harness.WebHost, "http://" + harness.WebHost, "http://93.184.215.14"} {
-				if got := c.MustShell(ctx, t, "curl -4 -sS --max-time 20 "+url+"/hello"); got != "hello from outside\n" {
+				if got := c.MustShell(ctx, t, "curl -4 -sS --max-time 60 "+url+"/hello"); got != "hello from outside\n" {
 					t.Errorf("%s: %q", url, got)
 				}
 			}
@@ -121,7 +121,7 @@ func wantNothingTold(ctx context.Context, t *testing.T, c *harness.Conn, n *netw
 	const udp = `python3 -c '
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(2)
+s.settimeout(60)
 s.connect(("93.184.215.15", 7))
 try:
     s.send(b"x"); print(s.recv(10))

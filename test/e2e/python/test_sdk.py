@@ -38,7 +38,8 @@ from deno_sandbox.errors import AuthenticationError, HTTPStatusError, RpcValidat
 
 # By how much longer than usual things may take: emulated microVMs are slow.
 SLOWNESS = int(os.environ.get("ATOLL_TEST_SLOWNESS", "1"))
-LIMIT = 60 * SLOWNESS  # seconds for one test
+PATIENCE = 60 * SLOWNESS  # seconds for one thing that a test waits for
+LIMIT = 2 * PATIENCE  # for one test
 SKIP = os.environ.get("ATOLL_TEST_SKIP")  # a regular expression of tests' names; see ../skipped
 WEB = os.environ.get("ATOLL_TEST_WEB", "web.atoll.test")
 API, EVIL, UNTRUSTED = "api.atoll.test", "evil.atoll.test", "untrusted.atoll.test"
@@ -106,6 +107,16 @@ class SyncClient:
 
     async def ids(self, labels=None):
         return {item["id"]: item for item in self._api.list(labels=labels).items}
+
+
+async def until(probe):
+    """Waits until probe returns something true, and returns it."""
+    end = time.monotonic() + PATIENCE
+    while not (found := await probe()):
+        if time.monotonic() > end:
+            raise TimeoutError
+        await asyncio.sleep(0.02)
+    return found
 
 
 async def run(sb, script, **k):
@@ -318,7 +329,7 @@ class Suite(Base):
     async def test_short_output_is_never_lost(self):
         # The SDK drops what arrives before it has dealt with spawn's answer.
         for i in range(50):
-            _, out, _ = await asyncio.wait_for(run(self.sb, f"echo {i}"), 20)
+            _, out, _ = await asyncio.wait_for(run(self.sb, f"echo {i}"), PATIENCE)
             self.assertEqual(out, f"{i}\n")
 
     async def test_standard_input(self):
@@ -401,7 +412,7 @@ class Suite(Base):
 
     async def test_connect_and_list(self):
         mark = str(time.time())
-        async with self.client.create(timeout="60s", labels={"mark": mark, "q'uote": 'a"b ü'}, memory_mb=768) as sb:
+        async with self.client.create(timeout="10m", labels={"mark": mark, "q'uote": 'a"b ü'}, memory_mb=768) as sb:
             await sb.fs.write_text_file("kept", "yes")
             id = sb.id
         self.assertRegex(id, "^sbx_ord_[0-9a-hjkmnp-z]{20}$")
@@ -413,8 +424,9 @@ class Suite(Base):
         self.assertEqual(list(await self.client.ids({"mark": mark, "q'uote": 'a"b ü'})), [id])
         self.assertEqual(await self.client.ids({"mark": mark, "other": "x"}), {})
         async with self.client.connect(id) as sb:
-            granted = await sb.extend_timeout(600)
-            self.assertAlmostEqual(granted.timestamp(), time.time() + 600, delta=10)
+            before = time.time()
+            granted = (await sb.extend_timeout(20 * 60)).timestamp() - 20 * 60
+            self.assertTrue(before - 1 <= granted <= time.time() + 1, granted)
             await sb.kill()
         self.assertEqual((await self.client.ids({"mark": mark}))[id]["status"], "stopped")
         with self.assertRaises(Exception):
@@ -424,11 +436,11 @@ class Suite(Base):
         async with self.client.create() as sb:
             id = sb.id
             self.assertEqual((await self.client.ids())[id]["status"], "running")
-        for _ in range(500):
-            if (await self.client.ids())[id]["status"] == "stopped":
-                return
-            await asyncio.sleep(0.02)
-        self.fail("the sandbox did not stop")
+
+        async def stopped():
+            return (await self.client.ids())[id]["status"] == "stopped"
+
+        await until(stopped)
 
     async def test_refusals(self):
         for options in ({"memory_mb": 1}, {"labels": {"k" * 65: "v"}}, {"timeout": "soon"}, {"region": "xyz"}, {"ssh": True}, {"port": 80},
@@ -455,7 +467,7 @@ class Suite(Base):
 
 def upstream(question):
     """What reached the fake internet: see ../harness/desk.go."""
-    with urllib.request.urlopen(f"{os.environ['ATOLL_TEST_DESK']}/{question}", timeout=10) as res:
+    with urllib.request.urlopen(f"{os.environ['ATOLL_TEST_DESK']}/{question}", timeout=60) as res:
         return json.load(res)
 
 
@@ -469,7 +481,7 @@ def ask(method, path, body=None):
         f"{os.environ['DENO_SANDBOX_ENDPOINT']}/api/v3/sandbox/{path}", method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": "Bearer " + os.environ["DENO_DEPLOY_TOKEN"]})
-    with urllib.request.urlopen(req, timeout=10) as res:
+    with urllib.request.urlopen(req, timeout=60) as res:
         return res.read().decode()
 
 
@@ -495,7 +507,7 @@ class Network(Base):
         self.url = f"https://{API}/{self.mark}"
 
     async def curl(self, args, sb=None):
-        status, out, err = await run(sb or self.sb, "curl -sS -m 10 -w ' %{http_code}' " + args)
+        status, out, err = await run(sb or self.sb, "curl -sS -m 60 -w ' %{http_code}' " + args)
         return status["code"], out, err
 
     async def hole(self, name):
@@ -511,8 +523,8 @@ class Network(Base):
         for url in (f"https://{WEB}/", f"http://{EVIL}/", f"https://{EVIL}/", "http://93.184.215.20/"):
             self.assertNotEqual((await self.curl(url, sb))[0], 0, url)
             await self.fails(sb.fetch(url), "TypeError")
-        script = f"""python3 -c 'import urllib.request as u; u.urlopen("http://{EVIL}/", timeout=5)'; timeout 10 git ls-remote https://{EVIL}/x
-            timeout 10 node -e 'fetch("http://{EVIL}/")'; timeout 10 deno eval 'await fetch("https://{EVIL}/")'; true"""
+        script = f"""python3 -c 'import urllib.request as u; u.urlopen("http://{EVIL}/", timeout=60)'; timeout 60 git ls-remote https://{EVIL}/x
+            timeout 60 node -e 'fetch("http://{EVIL}/")'; timeout 60 deno eval 'await fetch("https://{EVIL}/")'; true"""
         await run(sb, script)
         self.assertEqual(upstream("reached?at=evil"), [])
 
@@ -528,13 +540,12 @@ class Network(Base):
         self.assertEqual((await self.curl(f"http://{API}/", sb))[0], 6)
         self.assertEqual(json.loads(ask("PATCH", sb.id, {"allow_net": [API]}))["network"]["allow_net"], [API])
         self.assertEqual((await self.curl(f"http://{API}/", sb))[1], "ok\n 200")
-        for _ in range(200):
+
+        async def recorded():
             records = [json.loads(line) for line in ask("GET", sb.id + "/audit").splitlines()]
-            seen = {(r["kind"], r["name"], r["decision"]) for r in records}
-            if seen >= {("name", API, "refuse"), ("connection", API, "allow")}:
-                return
-            await asyncio.sleep(0.02)
-        self.fail(f"the audit has {records}")
+            return {(r["kind"], r["name"], r["decision"]) for r in records} >= {("name", API, "refuse"), ("connection", API, "allow")}
+
+        await until(recorded)
 
     async def test_placeholders(self):
         holes = [await self.hole(name) for name in self.VALUES]
@@ -554,10 +565,10 @@ class Network(Base):
         await self.sb.fetch(self.url + "/sdk", headers={"X-Key": hole})
         await self.sb.deno.eval(f"await (await fetch('{self.url}/deno', {{headers: {{'X-Key': Deno.env.get('KEY')}}}})).text()")
         await run(self.sb, f"""
-            curl -sS -m 10 -H "X-Key: $KEY" {self.url}/curl
-            python3 -c 'import os, urllib.request as u; u.urlopen(u.Request("{self.url}/python", headers={{"X-Key": os.environ["KEY"]}}), timeout=10).read()'
-            timeout 10 node -e 'fetch("{self.url}/node", {{headers: {{"X-Key": process.env.KEY}}}}).then((r) => r.text())'
-            timeout 10 git -c http.extraHeader="X-Key: $KEY" ls-remote {self.url}/git""")
+            curl -sS -m 60 -H "X-Key: $KEY" {self.url}/curl
+            python3 -c 'import os, urllib.request as u; u.urlopen(u.Request("{self.url}/python", headers={{"X-Key": os.environ["KEY"]}}), timeout=60).read()'
+            timeout 60 node -e 'fetch("{self.url}/node", {{headers: {{"X-Key": process.env.KEY}}}}).then((r) => r.text())'
+            timeout 60 git -c http.extraHeader="X-Key: $KEY" ls-remote {self.url}/git""")
         seen = {r["target"].split("/")[2]: (r["header"].get("x-key"), r["proto"]) for r in arrived(self.mark)}
         self.assertEqual({name: got[0] for name, got in seen.items()}, dict.fromkeys(("sdk", "deno", "curl", "python", "node", "git"), value))
         self.assertEqual(seen["deno"][1], "HTTP/2.0")
@@ -648,8 +659,7 @@ class AsyncTest(Suite, unittest.IsolatedAsyncioTestCase):
     async def test_kill(self):
         p = await self.sb.spawn("sleep", args=["1000"], stdout="piped", stderr="piped")
         await p.kill()
-        status, _, _ = await run(self.sb, f"for i in $(seq 100); do kill -0 {p.pid} 2>/dev/null || exit 0; sleep 0.05; done; exit 1")
-        self.assertTrue(status["success"])
+        await asyncio.wait_for(run(self.sb, f"while kill -0 {p.pid} 2>/dev/null; do sleep 0.05; done"), PATIENCE)
         await p.kill()  # of what has ended is no error
 
     async def test_async_input(self):

@@ -5,7 +5,9 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -263,17 +265,25 @@ func (b *box) wantNoSecretOnDisk() {
 	}
 	err := filepath.WalkDir(b.l.Data.Dir, func(path string, e os.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
-			return err
+			return ignoreGone(err)
 		}
 		raw, err := os.ReadFile(path)
 		if strings.Contains(string(raw), secretValue) {
 			b.t.Errorf("%s holds the secret", path)
 		}
-		return err
+		return ignoreGone(err)
 	})
 	if err != nil {
 		b.t.Error(err)
 	}
+}
+
+// ignoreGone is for files that go while they are looked at.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // children starts two sandboxes from a fork and closes it.

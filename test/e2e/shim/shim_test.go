@@ -24,7 +24,7 @@ import (
 	"github.com/atollhq/atoll/internal/shim/launch"
 )
 
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 func launcher(t *testing.T) *launch.Launcher {
 	t.Helper()

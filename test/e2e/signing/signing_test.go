@@ -180,10 +180,10 @@ func TestStore(t *testing.T) {
 // run runs a client, which fails when anything is refused or comes back other
 // than it was stored.
 func run(t *testing.T, server *httptest.Server, k keys, command []string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = harness.Patience
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "ENDPOINT=" + server.URL, "AWS_EC2_METADATA_DISABLED=true",
 		"AWS_DEFAULT_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + k.id, "AWS_SECRET_ACCESS_KEY=" + k.secret}
 	if k.token != "" {

@@ -27,19 +27,19 @@ import (
 // Programs by name. In each, URL stands for one that the program must ask
 // for, or something below it.
 var programs = map[string]string{
-	"curl":       `curl -sS --max-time 20 URL`,
-	"wget":       `wget -qO- --timeout=20 --tries=1 URL`,
+	"curl":       `curl -sS --max-time 60 URL`,
+	"wget":       `wget -qO- --timeout=60 --tries=1 URL`,
 	"openssl":    `printf 'GET PATH HTTP/1.0\r\nHost: HOST\r\n\r\n' | openssl s_client -quiet -no_ign_eof -verify_return_error -verify_hostname HOST -connect HOST:443`,
 	"git":        `git ls-remote URL`,
 	"deno":       `deno eval 'await fetch("URL")'`,
 	"node-fetch": `node -e 'fetch("URL").catch((e) => { console.error(e.cause); process.exit(1) })'`,
 	"node-https": `node -e 'require("https").get("URL", (r) => r.resume())'`,
 	"npm":        `npm view --registry URL --fetch-retries 0 anything`,
-	"python":     `python3 -c 'import urllib.request; urllib.request.urlopen("URL", timeout=20)'`,
+	"python":     `python3 -c 'import urllib.request; urllib.request.urlopen("URL", timeout=60)'`,
 	"pip":        `pip download --no-cache-dir --disable-pip-version-check --retries 0 --index-url URL anything`,
 	"venv-pip":   `/home/app/venv/bin/pip download --no-cache-dir --disable-pip-version-check --retries 0 --index-url URL anything`,
-	"requests":   `/home/app/venv/bin/python -c 'import requests; requests.get("URL", timeout=20)'`,
-	"httpx":      `/home/app/venv/bin/python -c 'import httpx; httpx.get("URL", timeout=20)'`,
+	"requests":   `/home/app/venv/bin/python -c 'import requests; requests.get("URL", timeout=60)'`,
+	"httpx":      `/home/app/venv/bin/python -c 'import httpx; httpx.get("URL", timeout=60)'`,
 	"aiohttp": `/home/app/venv/bin/python -c '
 import aiohttp, asyncio
 async def main():
@@ -49,8 +49,8 @@ asyncio.run(main())'`,
 	"go": `/home/app/goget URL`,
 
 	// The files alone, for programs that get no environment.
-	"bundle":    `env -i curl -sS --max-time 20 URL`,
-	"directory": `env -i python3 -c 'import ssl, urllib.request as u; u.urlopen("URL", timeout=20, context=ssl.create_default_context(capath="/etc/ssl/certs"))'`,
+	"bundle":    `env -i curl -sS --max-time 60 URL`,
+	"directory": `env -i python3 -c 'import ssl, urllib.request as u; u.urlopen("URL", timeout=60, context=ssl.create_default_context(capath="/etc/ssl/certs"))'`,
 }
 
 // The users that they run as: a script, quoted, follows.
@@ -91,7 +91,7 @@ func TestLate(t *testing.T) {
 // sessions of Deno.
 func TestCalls(t *testing.T) {
 	s := harness.New(t, "--spares", "1")
-	ctx := harness.Context(t, harness.TestLimit)
+	ctx := harness.Context(t, 3*harness.TestLimit)
 	c := s.MustCreate(ctx, t, nil)
 	var repl api.SpawnResult
 	if err := c.Call(ctx, "spawnDenoRepl", map[string]any{"stdout": "null", "stderr": "null"}, &repl); err != nil {
@@ -114,7 +114,7 @@ func TestCalls(t *testing.T) {
 // nothing away.
 func TestUpdateCACertificates(t *testing.T) {
 	s := harness.New(t)
-	ctx := harness.Context(t, harness.TestLimit)
+	ctx := harness.Context(t, 3*harness.TestLimit)
 	c := s.MustCreate(ctx, t, nil)
 	if out := c.MustShell(ctx, t, "sudo -n update-ca-certificates 2>&1"); !strings.Contains(out, "0 added, 0 removed") {
 		t.Errorf("there was something to do: %s", out)
@@ -132,7 +132,7 @@ func TestUpdateCACertificates(t *testing.T) {
 func setup(t *testing.T, flags ...string) (context.Context, *harness.Server, *harness.Conn) {
 	t.Helper()
 	s := harness.New(t, flags...)
-	ctx := harness.Context(t, 5*time.Minute)
+	ctx := harness.Context(t, 15*time.Minute)
 	env := map[string]string{"GREETING": "hello"}
 	if slices.Contains(flags, "1") {
 		env["PIP_CERT"] = "/mine"
@@ -175,7 +175,7 @@ func goget(ctx context.Context, t *testing.T) string {
 func run(ctx context.Context, t *testing.T, name string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env, cmd.WaitDelay = append(os.Environ(), "CGO_ENABLED=0"), time.Second
+	cmd.Env, cmd.WaitDelay = append(os.Environ(), "CGO_ENABLED=0"), harness.Patience
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("run %s: %v\n%s", name, err, out)
 	}

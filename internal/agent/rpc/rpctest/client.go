@@ -24,7 +24,7 @@ import (
 )
 
 // Patience is how long every wait lasts before the test fails.
-const Patience = 20 * time.Second
+const Patience = time.Minute
 
 // Client is one connection.
 type Client struct {

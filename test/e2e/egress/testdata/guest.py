@@ -10,9 +10,10 @@ MAIL, DB = "mail.atoll.test", "db.atoll.test"
 API4, EVIL4, RAW4 = "93.184.215.20", "93.184.215.66", "93.184.215.30"
 EVIL6 = "2606:2800:21f:cb07::66"
 WAIT = 1.0  # seconds for an answer that may not come
+PATIENCE = 60  # for what comes, however slow everything is
 
 
-def tcp(host, port, wait=WAIT, within=4):
+def tcp(host, port, wait=WAIT, within=PATIENCE):
     s = socket.create_connection((host, port), within)
     s.settimeout(wait)
     return s
@@ -41,7 +42,7 @@ def hear(s, least=1):
     return out
 
 
-def talk(host, port, *parts, pause=0.0, within=4):
+def talk(host, port, *parts, pause=0.0, within=PATIENCE):
     """One connection that says something and shows the answer."""
     try:
         s = tcp(host, port, within=within)
@@ -61,7 +62,11 @@ def tls(s, sni, alpn=None, **more):
     c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
     if alpn:
         c.set_alpn_protocols(alpn)
-    return c.wrap_socket(s, server_hostname=sni, **more)
+    wait = s.gettimeout()
+    s.settimeout(PATIENCE)
+    s = c.wrap_socket(s, server_hostname=sni, **more)
+    s.settimeout(wait)
+    return s
 
 
 # A ClientHello that always carries the word, in what should be random.
@@ -122,7 +127,7 @@ def ask(message, server="10.87.0.1", port=53, stream=False):
 
 
 def run(*command):
-    r = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    r = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     print(command[0], r.returncode, r.stdout[-300:], r.stderr[-300:])
     return r
 

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	limit   = 20 * time.Minute // for the command
+	limit   = time.Hour        // for the command
 	killing = 10 * time.Second // for it to end when asked to
 )
 
