@@ -495,5 +495,10 @@ func (m *Manager) Resume(ctx context.Context, org, id string) error {
 	if err != nil {
 		return err
 	}
+	done, err := b.begin()
+	if err != nil {
+		return err
+	}
+	defer done()
 	return b.wake(ctx)
 }
