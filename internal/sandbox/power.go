@@ -25,9 +25,8 @@ import (
 // lifetime was left; what the machine does by then, its shim knows.
 //
 // A pause to disk first waits for its turn, while the sandbox runs on as if
-// nothing were to happen. It gets its turn before the right to change the
-// state, and who has that right waits for no such turn: so nobody waits in a
-// circle.
+// nothing were to happen. Nobody has one of a turn and the right to change the
+// state while waiting for the other.
 
 const (
 	pauseTimeout  = 2 * time.Minute // for 4 GiB to reach a slow disk
@@ -135,16 +134,11 @@ func (b *box) pause(ctx context.Context, toDisk bool, seen *idleness) (Paused, e
 		return Paused{}, err
 	}
 	defer done()
-	if toDisk {
-		if err := b.enter(ctx, b.m.saves); err != nil {
-			return Paused{}, err
-		}
-		defer func() { <-b.m.saves }()
-	}
-	if err := b.hold(ctx); err != nil {
+	release, err := b.holdToPause(ctx, toDisk)
+	if err != nil {
 		return Paused{}, err
 	}
-	defer b.release()
+	defer release()
 	was, goal := b.powerNow(), stillness(toDisk)
 	if was == goal || was == PowerSuspended {
 		return Paused{}, nil
@@ -159,6 +153,31 @@ func (b *box) pause(ctx context.Context, toDisk bool, seen *idleness) (Paused, e
 	}
 	b.become(goal, time.Since(began))
 	return took, nil
+}
+
+// holdToPause is hold, to disk with a turn. Nobody has a turn who can't use it:
+// while others change the state, which may take as long as a guest likes, it is
+// given back.
+func (b *box) holdToPause(ctx context.Context, toDisk bool) (release func(), err error) {
+	if !toDisk {
+		return b.release, b.hold(ctx)
+	}
+	for {
+		if err := b.enter(ctx, b.m.saves); err != nil {
+			return nil, err
+		}
+		giveBack := func() { <-b.m.saves }
+		select {
+		case b.changing <- struct{}{}:
+			return func() { b.release(); giveBack() }, nil
+		default:
+			giveBack()
+		}
+		if err := b.hold(ctx); err != nil {
+			return nil, err
+		}
+		b.release()
+	}
 }
 
 func stillness(toDisk bool) Power {

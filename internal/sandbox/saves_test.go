@@ -87,6 +87,36 @@ func TestPausesToDiskTakeTurns(t *testing.T) {
 	})
 }
 
+// One that can't be paused now, because its guest lets a resume wait, keeps no
+// turn from others.
+func TestPauseThatCanNotBeginHasNoTurn(t *testing.T) {
+	run(t, nil, func(w *world) {
+		c, other := w.create(time.Hour), w.create(time.Hour)
+		c.Close()
+		other.Close()
+		w.pause(c.ID(), false)
+		w.launcher.FailPower = func(_, method string) error {
+			if method == "resume" {
+				time.Sleep(time.Minute)
+			}
+			return nil
+		}
+		go func() { _ = w.Resume(w.t.Context(), org, c.ID()) }()
+		synctest.Wait()
+		for range 3 {
+			go func() { _, _ = w.Pause(w.t.Context(), org, c.ID(), true) }()
+		}
+		synctest.Wait()
+		began := time.Now()
+		w.pause(other.ID(), true)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(2 * time.Minute)
+		w.wantPower(c.ID(), api.PowerSuspended)
+	})
+}
+
 func TestPauseInMemoryNeedsNoTurn(t *testing.T) {
 	run(t, nil, func(w *world) {
 		c := w.create(0)
