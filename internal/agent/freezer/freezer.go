@@ -64,12 +64,18 @@ type group struct {
 	freeze *os.File // its file; nil if the guest has frozen it
 }
 
-// Open makes the group for processes, below the root of the groups at dir.
-func (f *Freezer) Open(dir string, log *slog.Logger) (err error) {
-	f.own, f.log, f.groups = "/proc/self/cgroup", log, map[string]*group{}
-	if f.root, err = os.Open(dir); err != nil {
+// Open makes the group for processes, below the root of the groups at dir. It
+// uses a mount of its own: the guest may do with the one at dir what it likes.
+func (f *Freezer) Open(dir string, log *slog.Logger) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
 		return fmt.Errorf("open control groups: %w", err)
 	}
+	return f.start(os.NewFile(uintptr(fd), dir), log)
+}
+
+func (f *Freezer) start(root *os.File, log *slog.Logger) (err error) {
+	f.root, f.own, f.log, f.groups = root, "/proc/self/cgroup", log, map[string]*group{}
 	f.group, err = f.makeGroup()
 	return err
 }
@@ -93,8 +99,7 @@ func (f *Freezer) makeGroup() (*os.File, error) {
 	return nil, errors.New("make control group: the guest has taken all names")
 }
 
-// open opens a file below the root of the groups, and nothing that the guest
-// may have mounted over it.
+// open opens a file below the root of the groups, and nothing elsewhere.
 func (f *Freezer) open(name string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(f.root.Fd()), name, &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,

@@ -28,7 +28,11 @@ type tree struct {
 func newTree(t *testing.T) *tree {
 	t.Helper()
 	r := &tree{t: t, dir: t.TempDir(), Freezer: &Freezer{}}
-	if err := r.Open(r.dir, slog.New(slog.NewTextHandler(&r.log, nil))); err != nil {
+	root, err := os.Open(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.start(root, slog.New(slog.NewTextHandler(&r.log, nil))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = errors.Join(r.root.Close(), r.group.Close()) })
@@ -63,7 +67,11 @@ func (r *tree) obey(name string, obeys bool) {
 	if obeys {
 		frozen = 1
 	}
-	r.write(filepath.Join(r.dir, name, "cgroup.events"), fmt.Sprintf("populated 1\nfrozen %d\n", frozen))
+	path := filepath.Join(r.dir, name, "cgroup.events")
+	r.write(path+".new", fmt.Sprintf("populated 1\nfrozen %d\n", frozen))
+	if err := os.Rename(path+".new", path); err != nil { // in one step, as it may be read
+		r.t.Fatal(err)
+	}
 }
 
 // wantTold checks what each group was told last.

@@ -152,9 +152,12 @@ func TestForksDrawApart(t *testing.T) {
 }
 
 // evacuate is what container runtimes do where they find themselves in the
-// root of the control groups: everything is moved from there, the agent too,
-// so that controllers can be used. The same is done one level below.
+// root of the control groups, which they may mount anew: everything is moved
+// from there, the agent too, so that controllers can be used. The same is done
+// one level below.
 const evacuate = `set -e
+umount ` + groups + `
+mount -t cgroup2 mine ` + groups + `
 cd ` + groups + `
 mkdir init sandbox/leaf held
 for p in $(cat cgroup.procs); do echo $p >init/cgroup.procs || true; done
