@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/atollhq/atoll/internal/machine"
 	"github.com/atollhq/atoll/internal/machine/process"
 )
@@ -27,17 +29,34 @@ var errGone = errors.New("the machine has ended")
 // over reports whether the machine has ended, or does not run in this process.
 func (m *vm) over() bool { return m.Over() || m.monitor == nil }
 
-// Pause stops the guest's processors.
+// Pause stops the guest's processors, and then QEMU itself: one that was taken
+// over would run on.
 func (m *vm) Pause(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
+	defer m.stun()
 	return m.halt(ctx)
+}
+
+// stun stops QEMU if its guest stands still. It answers nothing until it is
+// awakened.
+func (m *vm) stun() {
+	if m.still {
+		m.Signal(unix.SIGSTOP)
+	}
+}
+
+func (m *vm) awaken() {
+	if m.still {
+		m.Signal(unix.SIGCONT)
+	}
 }
 
 // Resume lets the guest go on.
 func (m *vm) Resume(ctx context.Context) error {
 	m.power.Lock()
 	defer m.power.Unlock()
+	m.awaken()
 	return m.goOn(ctx)
 }
 
@@ -83,6 +102,8 @@ func (m *vm) Save(ctx context.Context, o machine.SaveOptions) (snapshot machine.
 	if m.lost != nil {
 		return snapshot, fmt.Errorf("save machine: it is not known where its disk is: %w", m.lost)
 	}
+	m.awaken()
+	defer m.stun()
 	s := saving{vm: m, SaveOptions: o, snapshot: machine.Snapshot{Driver: Name, Dir: o.Dir}}
 	if err := s.run(ctx); err != nil {
 		return machine.Snapshot{}, fmt.Errorf("save machine: %w", err)

@@ -4,6 +4,7 @@ package machine
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -157,4 +158,44 @@ func TestHostDiskFull(t *testing.T) {
 	v := beginVM(t, d, log, s)
 	v.do(t, `! dd if=/dev/urandom of=/home/app/full bs=1M count=160 oflag=direct 2> /dev/null`)
 	v.survives(t)
+}
+
+// A paused machine's QEMU executes nothing, so that one that was taken over
+// does not, either.
+func TestPausedMachinesQEMUStandsStill(t *testing.T) {
+	v := startVM(t, unread(t))
+	stopped := func(want bool) bool {
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.qemu))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(raw), ") T ") == want {
+				return want
+			}
+		}
+		return !want
+	}
+	pauser := v.m.(machine.Pauser)
+	if err := pauser.Pause(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if !stopped(true) {
+		t.Error("paused, it runs")
+	}
+	saved, err := v.m.(machine.Saver).Save(deadline(t), machine.SaveOptions{Dir: t.TempDir(), Leave: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = saved.Close() }()
+	if !stopped(true) {
+		t.Error("saved while paused, it runs")
+	}
+	if err := pauser.Resume(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	v.do(t, "true")
+	if stopped(false) {
+		t.Error("resumed, it is stopped")
+	}
 }
