@@ -146,7 +146,7 @@ func (s *Shim) prepareNetwork() error {
 // its agent must know. When it fails, the spare is closed again and of no use
 // any more.
 func (s *Shim) configure(p wire.Personal) error {
-	return s.operate(requestTimeout, func(ctx context.Context) error { return s.configureSpare(ctx, p) })
+	return s.operate(context.Background(), requestTimeout, func(ctx context.Context) error { return s.configureSpare(ctx, p) })
 }
 
 func (s *Shim) configureSpare(ctx context.Context, p wire.Personal) error {

@@ -32,7 +32,10 @@ const (
 	maxForks = 4
 )
 
-var errEnding = errors.New("the sandbox is ending")
+var (
+	errEnding = errors.New("the sandbox is ending")
+	errLeft   = errors.New("nobody waits for it any more")
+)
 
 // codedError is an error that the daemon acts on or passes on. Its text is
 // written for the caller, its cause for the log.
@@ -51,21 +54,27 @@ func (e *codedError) Error() string {
 
 func (e *codedError) Unwrap() error { return e.cause }
 
-// operate runs an operation on the machine, one at a time. The context ends
-// with the sandbox.
-func (s *Shim) operate(timeout time.Duration, operation func(context.Context) error) error {
+// operate runs an operation on the machine, one at a time. Its context ends
+// with the sandbox. One whose asker has gone before its turn came is not begun:
+// who asks next may count on it.
+func (s *Shim) operate(asker context.Context, timeout time.Duration, operation func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(s.operations, timeout)
 	defer cancel()
 	select {
 	case s.turn <- struct{}{}:
+	case <-asker.Done():
+		return errLeft
 	case <-s.operations.Done():
 		return errEnding
 	case <-ctx.Done():
 		return fmt.Errorf("await another operation: %w", ctx.Err())
 	}
 	defer func() { <-s.turn }()
-	if s.operations.Err() != nil {
+	switch {
+	case s.operations.Err() != nil:
 		return errEnding
+	case asker.Err() != nil:
+		return errLeft
 	}
 	return operation(ctx)
 }
@@ -84,12 +93,12 @@ func (s *Shim) endOperations() {
 }
 
 // pause has the machine stand still, in memory or on disk.
-func (s *Shim) pause(toDisk bool) (took wire.Paused, err error) {
+func (s *Shim) pause(asker context.Context, toDisk bool) (took wire.Paused, err error) {
 	timeout := pauseTimeout
 	if toDisk {
 		timeout = saveTimeout
 	}
-	err = s.operate(timeout, func(ctx context.Context) error {
+	err = s.operate(asker, timeout, func(ctx context.Context) error {
 		if !s.configured() {
 			return errUnconfigured
 		}
@@ -218,8 +227,8 @@ func (s *Shim) release(v *machine.Snapshot) {
 }
 
 // resume has the machine go on.
-func (s *Shim) resume() error {
-	return s.operate(resumeTimeout, func(ctx context.Context) error {
+func (s *Shim) resume(asker context.Context) error {
+	return s.operate(asker, resumeTimeout, func(ctx context.Context) error {
 		switch l, power := s.current(); power {
 		case wire.PowerPaused:
 			return s.goOn(ctx, l)
@@ -304,12 +313,12 @@ func newMachineID() string {
 
 // fork writes the machine down for others to continue from. The caller calls
 // done when they have.
-func (s *Shim) fork() (f wire.Fork, done func(), err error) {
+func (s *Shim) fork(asker context.Context) (f wire.Fork, done func(), err error) {
 	if !s.beginFork() {
 		return f, nil, &codedError{code: wire.CodeTooManyForks, text: fmt.Sprintf("the sandbox is being forked %d times already: wait for one to end", maxForks)}
 	}
 	var v *machine.Snapshot
-	err = s.operate(saveTimeout, func(ctx context.Context) (err error) {
+	err = s.operate(asker, saveTimeout, func(ctx context.Context) (err error) {
 		f.Origin.Generation = s.generation
 		v, err = s.forkable(ctx)
 		return err

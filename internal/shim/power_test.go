@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -270,12 +271,12 @@ func TestEndsWhileItStandsStill(t *testing.T) {
 		},
 		"being saved": func(r *running) {
 			r.driver.saving = make(chan struct{})
-			go func() { _, _ = r.shim.pause(true) }()
+			go func() { _, _ = r.shim.pause(t.Context(), true) }()
 			<-r.driver.saving
 		},
 		"being forked": func(r *running) {
 			r.driver.saving = make(chan struct{})
-			go func() { _, _, _ = r.shim.fork() }()
+			go func() { _, _, _ = r.shim.fork(t.Context()) }()
 			<-r.driver.saving
 		},
 	}
@@ -301,10 +302,10 @@ func TestEndsWhileItStandsStill(t *testing.T) {
 					t.Errorf("it ended as %+v, want %s", got, end.reason)
 				}
 				r.wantFreed()
-				if _, err := r.shim.pause(true); err == nil {
+				if _, err := r.shim.pause(t.Context(), true); err == nil {
 					t.Error("an ended sandbox was paused")
 				}
-				if err := r.shim.resume(); err == nil {
+				if err := r.shim.resume(t.Context()); err == nil {
 					t.Error("an ended sandbox was resumed")
 				}
 			})
@@ -465,3 +466,44 @@ type discard struct{ io.Writer }
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) Close() error                { return nil }
+
+// What is asked for while something else is under way is not done for one who
+// has gone since: the next to ask may count on the power that there is.
+func TestNothingIsDoneForOneWhoHasLeft(t *testing.T) {
+	r := run(t, nil)
+	busy, free := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = r.shim.operate(t.Context(), time.Minute, func(context.Context) error {
+			close(busy)
+			<-free
+			return nil
+		})
+	}()
+	<-busy
+	for name, ask := range map[string]func(context.Context) error{
+		"pause":  func(ctx context.Context) error { _, err := r.shim.pause(ctx, true); return err },
+		"resume": r.shim.resume,
+		"fork":   func(ctx context.Context) error { _, _, err := r.shim.fork(ctx); return err },
+	} {
+		ctx, leave := context.WithCancel(t.Context())
+		result := make(chan error, 1)
+		go func() { result <- ask(ctx) }()
+		leave()
+		if err := <-result; !errors.Is(err, errLeft) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	close(free)
+	r.wantPower(wire.PowerRunning)
+}
+
+func TestAskerLeaves(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer func() { _ = ours.Close() }()
+	ctx := asker(ours)
+	if ctx.Err() != nil {
+		t.Error("it has left at once")
+	}
+	_ = theirs.Close()
+	<-ctx.Done()
+}

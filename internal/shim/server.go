@@ -81,10 +81,10 @@ func (srv *server) answer(conn net.Conn, in *bufio.Reader, r wire.Request) error
 	case wire.OpPolicy:
 		return srv.policy(conn, r.Policy)
 	case wire.OpPause:
-		took, err := srv.shim.pause(r.ToDisk)
+		took, err := srv.shim.pause(asker(conn), r.ToDisk)
 		return srv.reply(conn, wire.Reply{Pause: &took}, err)
 	case wire.OpResume:
-		return srv.reply(conn, wire.Reply{}, srv.shim.resume())
+		return srv.reply(conn, wire.Reply{}, srv.shim.resume(asker(conn)))
 	case wire.OpFork:
 		return srv.fork(conn)
 	case wire.OpStop:
@@ -123,7 +123,8 @@ func (srv *server) policy(conn net.Conn, change *wire.SetPolicy) error {
 
 // fork frees what children start from when the connection is closed.
 func (srv *server) fork(conn net.Conn) error {
-	f, done, err := srv.shim.fork()
+	ctx := asker(conn)
+	f, done, err := srv.shim.fork(ctx)
 	if err != nil {
 		return srv.reply(conn, wire.Reply{}, err)
 	}
@@ -134,20 +135,21 @@ func (srv *server) fork(conn net.Conn) error {
 		return err
 	}
 	select {
-	case <-left(conn):
+	case <-ctx.Done():
 	case <-srv.shim.finished:
 	}
 	return nil
 }
 
-// left is closed when the other end, which says nothing more, has gone.
-func left(conn net.Conn) <-chan struct{} {
-	gone := make(chan struct{})
+// asker is a context that ends when the other end, which says nothing more, has
+// gone.
+func asker(conn net.Conn) context.Context {
+	ctx, gone := context.WithCancel(context.Background())
 	go func() {
-		defer close(gone)
+		defer gone()
 		_, _ = io.Copy(io.Discard, conn)
 	}()
-	return gone
+	return ctx
 }
 
 // open joins the connection with a new stream of the link.
@@ -202,7 +204,7 @@ func (srv *server) watch(conn net.Conn) error {
 	select {
 	case <-srv.shim.finished:
 		return wire.Write(conn, wire.Reply{Exit: &srv.shim.exit})
-	case <-left(conn):
+	case <-asker(conn).Done():
 		return nil
 	}
 }
