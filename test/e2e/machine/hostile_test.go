@@ -3,9 +3,7 @@
 package machine
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -21,7 +19,7 @@ import (
 type attack struct {
 	id, what string
 	script   string // Python, run by root, for some seconds at most
-	lives    bool   // the machine must go on; else it may also end, or be of no use to its guest
+	lives    bool   // the machine must go on; else it may also end, or be of no use to its guest until somebody ends it
 }
 
 // prelude is what the scripts share.
@@ -150,9 +148,6 @@ func TestHostileGuests(t *testing.T) {
 			if grown := used.memory - began.memory; grown > 64<<20 {
 				t.Errorf("the shim grew by %d bytes", grown)
 			}
-			if strings.HasPrefix(state, "hangs") {
-				t.Error("nobody would notice its end")
-			}
 			if a.lives {
 				if state != "lives" {
 					t.Fatalf("the machine does not go on: %s", state)
@@ -194,7 +189,6 @@ func (v *vm) attacked(seconds int) string {
 		}
 		answered <- err
 	}()
-	var timeout net.Error
 	select {
 	case err := <-answered:
 		switch {
@@ -204,13 +198,13 @@ func (v *vm) attacked(seconds int) string {
 			var said string
 			_ = v.tryCall("readTextFile", api.ReadFileParams{Path: "/home/app/said"}, &said)
 			return "lives; the attack failed: " + said
-		case errors.As(err, &timeout) && timeout.Timeout():
-			return "hangs"
 		}
 		return "the link ended: " + err.Error()
 	case e := <-v.m.Exited():
 		v.ended <- e
 		return "ended: " + e.Detail
+	case <-time.After(time.Duration(2*seconds) * time.Second):
+		return "hangs"
 	}
 }
 
