@@ -15,8 +15,13 @@ import (
 )
 
 // gatePatience is how long output waits for the client's first processWait
-// while nothing comes for the process's stdin.
-const gatePatience = 2 * time.Second
+// while nothing comes for the process's stdin. It is counted in ticks: a time
+// in which the machine stood still is one of them at most.
+const (
+	gatePatience = gateTicks * gateTick
+	gateTicks    = 10
+	gateTick     = 200 * time.Millisecond
+)
 
 const (
 	readSize = 64 << 10 // bytes read from a pipe at once: what a pipe holds
@@ -107,21 +112,21 @@ func (p *Process) attach(s *stdio, stdin *int64) {
 // process's status in time. A client that is still busy sending input has
 // more time.
 func (p *Process) scheduleGate(in *rpc.InStream) {
-	started := time.Now()
+	left, last := gateTicks, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.timer = time.AfterFunc(gatePatience, func() {
-		idle := time.Since(started)
-		if in != nil {
-			idle = min(idle, time.Since(in.LastActivity()))
+	p.timer = time.AfterFunc(gateTick, func() {
+		left--
+		if in != nil && in.LastActivity().After(last) {
+			left, last = gateTicks, in.LastActivity()
 		}
-		if idle >= gatePatience {
+		if left == 0 {
 			p.openGate()
 			return
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.timer.Reset(gatePatience - idle)
+		p.timer.Reset(gateTick)
 	})
 }
 
